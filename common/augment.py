@@ -1,0 +1,43 @@
+"""Augmentation on the device: each image of a batch gets an affine and an elastic warp of its own."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def warp(
+    images: Tensor,
+    generator: torch.Generator,
+    *,
+    rotation: float = 10.0,
+    scale: float = 0.1,
+    shear: float = 0.1,
+    shift: float = 1.5,
+    elastic: float = 1.0,
+) -> Tensor:
+    """Return warped copies of ``images`` (B, 1, H, W): no value outside the originals' range, zeros from outside.
+
+    Per image and uniformly at random: ``rotation`` in degrees, ``scale`` of each axis as a fraction, ``shear`` as a
+    slope, ``shift`` of each axis in pixels, all within +/- the value given. On top, a smooth displacement field
+    (Simard et al. 2003, here a random 5x5 grid interpolated bicubically) with ``elastic`` pixels of standard
+    deviation at its nodes. Random numbers come from ``generator``, which lives on the device of the images.
+    """
+    batch, _, height, width = images.shape
+    pixel = torch.tensor([2 / width, 2 / height], device=images.device)  # one pixel on affine_grid's [-1, 1] axes
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(batch, *shape, generator=generator, device=images.device) * 2 - 1
+
+    angle = uniform() * math.radians(rotation)
+    cos, sin = angle.cos(), angle.sin()
+    rotate = torch.stack([cos, -sin, sin, cos], dim=1).view(batch, 2, 2)
+    stretch = torch.diag_embed(1 + scale * uniform(2))
+    stretch[:, 0, 1] = shear * uniform()
+    theta = torch.cat([rotate @ stretch, (shift * pixel * uniform(2))[:, :, None]], dim=2)  # (B, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)  # (B, H, W, 2): where each pixel comes from
+    nodes = torch.randn(batch, 2, 5, 5, generator=generator, device=images.device) * elastic
+    field = F.interpolate(nodes, (height, width), mode="bicubic", align_corners=True)  # (B, 2, H, W)
+    grid = grid + field.permute(0, 2, 3, 1) * pixel
+    return F.grid_sample(images, grid, align_corners=False)

@@ -1,0 +1,111 @@
+"""A dataset as tensors in memory on the training device: splits, batches, few-shot draws."""
+
+import dataclasses
+import hashlib
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy
+import torch
+from torch import Tensor
+
+from common import download
+from common.run import generator
+
+VALIDATION_IMAGES = 5_000
+TEST_IMAGES = 10_000  # QMNIST's test file holds 60,000, of which the first 10,000 are MNIST's
+FIRST_IMAGES = 100  # the report's few examples
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images (N, 1, 28, 28) float32 in [0, 1] and labels (N,) int64, on one device. Indexing gives a subset."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: Tensor | slice) -> "Split":
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The three splits, and the sha256 of the raw files that they come from."""
+
+    train: Split
+    validation: Split
+    test: Split
+    fingerprint: str
+
+
+def load(dataset: str, data_dir: Path, device: torch.device | str = "cpu") -> Dataset:
+    """Load ``dataset`` ("mnist", "fashion-mnist", "kmnist", "qmnist"), fetching what is missing into ``data_dir``.
+
+    The 60,000 training images give 55,000 train and 5,000 validation images, the same ones for every script and
+    seed: validation is drawn by a fixed seeded permutation from all but the first 100, and train keeps the order of
+    the file, so that the first 100 training images are those of the file (the report's few examples). The test
+    split has 10,000 images.
+
+    Raises what ``download.prepare`` raises.
+    """
+    files, _ = download.prepare(dataset, data_dir)
+    images, labels, test_images, test_labels = map(_parse, files)
+    drawn = torch.randperm(len(images) - FIRST_IMAGES, generator=generator(0, "validation split")) + FIRST_IMAGES
+    is_validation = torch.zeros(len(images), dtype=torch.bool)
+    is_validation[drawn[:VALIDATION_IMAGES]] = True
+    return Dataset(
+        train=_split(images[~is_validation], labels[~is_validation], device),
+        validation=_split(images[is_validation], labels[is_validation], device),
+        test=_split(test_images[:TEST_IMAGES], test_labels[:TEST_IMAGES], device),
+        fingerprint=hashlib.sha256(b"".join(files)).hexdigest(),
+    )
+
+
+def batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield index tensors (B,) int64 that together visit ``split`` once, in an order drawn from ``generator``.
+
+    The last batch is ragged: it holds the remainder when ``batch_size`` does not divide the number of images.
+    """
+    yield from torch.randperm(len(split), generator=generator).to(split.images.device).split(batch_size)
+
+
+def first(images: int = FIRST_IMAGES) -> Tensor:
+    """Return the training indices of the few-shot draw ``first``: the first ``images`` in the order of the file."""
+    return torch.arange(images)
+
+
+def balanced(labels: Tensor, shots: int, seed: int) -> Tensor:
+    """Draw ``shots`` training indices per digit at random from ``seed``: (10 * shots,) int64.
+
+    Draws of one seed are nested: the first 10 * k indices of a larger draw are the draw of k shots; each ten hold
+    the digits 0 to 9 in order. Raises ValueError when a digit has fewer images than ``shots``.
+    """
+    columns = []
+    for digit in range(10):
+        members = torch.nonzero(labels.cpu() == digit).flatten()
+        if not 1 <= shots <= len(members):
+            raise ValueError(
+                f"shots: got {shots}, expected 1 to {len(members)}, the number of training images of digit {digit}"
+            )
+        order = torch.randperm(len(members), generator=generator(seed, f"balanced draw/{digit}"))
+        columns.append(members[order[:shots]])
+    return torch.stack(columns, dim=1).flatten()  # (shots, 10) -> (10 * shots,)
+
+
+def _parse(content: bytes) -> Tensor:
+    """Read the IDX format: two zero bytes, a type code, the number of dimensions, the dimensions, the values."""
+    type_code, dimensions = content[2], content[3]
+    shape = struct.unpack_from(f">{dimensions}I", content, 4)
+    values = numpy.frombuffer(content, ">i4" if type_code == download.INT32 else "u1", offset=4 + 4 * dimensions)
+    values = values.reshape(shape)
+    if type_code == download.INT32:
+        values = values[:, 0].astype(numpy.int64)  # QMNIST's labels are rows of eight numbers, the class first
+    return torch.from_numpy(values.copy())
+
+
+def _split(images: Tensor, labels: Tensor, device: torch.device | str) -> Split:
+    return Split(images[:, None].to(device).float().div_(255), labels.to(device, torch.int64))

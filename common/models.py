@@ -1,0 +1,182 @@
+"""The encoder every question shares, its mirror image, and the two models built from them.
+
+Images are (B, 1, 28, 28) float32 in [0, 1]. The sizes follow the report: three 3x3 stride-2 padding-1
+convolutions, 28 -> 14 -> 7 -> 4, each with ReLU on its output and nowhere else, then two linear layers.
+
+Initialisation: weights are normal with variance gain / fan-in and biases are zero, where fan-in counts the terms
+summed into one output, and gain is 2 for a layer followed by ReLU (He et al. 2015, eq. 10) and 1 for the others.
+A stride-2 transposed convolution sums k*k/4 terms per input channel, a quarter of what PyTorch's initialisers assume.
+"""
+
+import hashlib
+import math
+from types import MethodType
+
+import torch
+from torch import Tensor, nn
+
+IMAGE_SHAPE = (1, 28, 28)
+FEATURE_SIZE = 4  # side of the last feature map: 28 -> 14 -> 7 -> 4
+CLASSES = 10
+
+
+class Encoder(nn.Module):
+    """Map images (B, 1, 28, 28) to latents (B, latent_dim).
+
+    Weights are drawn from ``generator`` (torch's global one if None). Raises ValueError for a wrong shape or dtype.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 12,
+        channels: tuple[int, int, int] = (16, 32, 64),
+        hidden: int = 128,
+        *,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.arguments = {"latent_dim": latent_dim, "channels": tuple(channels), "hidden": hidden}
+        first, second, third = channels
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(1, first, 3, stride=2, padding=1),  # (B, 16, 14, 14)
+            nn.ReLU(),
+            nn.Conv2d(first, second, 3, stride=2, padding=1),  # (B, 32, 7, 7)
+            nn.ReLU(),
+            nn.Conv2d(second, third, 3, stride=2, padding=1),  # (B, 64, 4, 4)
+            nn.ReLU(),
+        )
+        self.linear = nn.Sequential(
+            nn.Linear(third * FEATURE_SIZE**2, hidden),
+            nn.Linear(hidden, latent_dim),
+        )
+        _initialise(self, generator)
+
+    def forward(self, images: Tensor) -> Tensor:
+        _check("Encoder", images, IMAGE_SHAPE)
+        return self.linear(self.convolutions(images).flatten(1))
+
+
+class Decoder(nn.Module):
+    """Map latents (B, latent_dim) to the logits of images (B, 1, 28, 28): the exact mirror of Encoder.
+
+    ``pixels`` turns the logits into pixels. Weights are drawn from ``generator`` (torch's global one if None).
+    Raises ValueError for a wrong shape or dtype.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 12,
+        channels: tuple[int, int, int] = (16, 32, 64),
+        hidden: int = 128,
+        *,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.arguments = {"latent_dim": latent_dim, "channels": tuple(channels), "hidden": hidden}
+        first, second, third = channels
+        self.linear = nn.Sequential(
+            nn.Linear(latent_dim, hidden),
+            nn.Linear(hidden, third * FEATURE_SIZE**2),
+            nn.ReLU(),
+            nn.Unflatten(1, (third, FEATURE_SIZE, FEATURE_SIZE)),  # (B, 64, 4, 4)
+        )
+        self.convolutions = nn.Sequential(
+            nn.ConvTranspose2d(third, second, 3, stride=2, padding=1),  # (B, 32, 7, 7)
+            nn.ReLU(),
+            nn.ConvTranspose2d(second, first, 3, stride=2, padding=1, output_padding=1),  # (B, 16, 14, 14)
+            nn.ReLU(),
+            nn.ConvTranspose2d(first, 1, 3, stride=2, padding=1, output_padding=1),  # (B, 1, 28, 28)
+        )
+        _initialise(self, generator)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        _check("Decoder", latents, (self.arguments["latent_dim"],))
+        return self.convolutions(self.linear(latents))
+
+
+def pixels(logits: Tensor) -> Tensor:
+    """Turn a decoder's logits into pixels in [0, 1], same shape."""
+    return torch.sigmoid(logits)
+
+
+class Autoencoder(nn.Module):
+    """Compose an encoder and a decoder: images (B, 1, 28, 28) to reconstruction logits of the same shape."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module):
+        super().__init__()
+        self.arguments = {"encoder": encoder, "decoder": decoder}
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.decoder(self.encoder(images))
+
+
+class Head(nn.Module):
+    """Map latents (B, latent_dim) to class logits (B, 10): a small MLP with one hidden layer."""
+
+    def __init__(self, latent_dim: int = 12, hidden: int = 64, *, generator: torch.Generator | None = None):
+        super().__init__()
+        self.arguments = {"latent_dim": latent_dim, "hidden": hidden}
+        self.layers = nn.Sequential(nn.Linear(latent_dim, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES))
+        _initialise(self, generator)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        _check("Head", latents, (self.arguments["latent_dim"],))
+        return self.layers(latents)
+
+
+class Classifier(nn.Module):
+    """Compose an encoder and a head: images (B, 1, 28, 28) to class logits (B, 10)."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module):
+        super().__init__()
+        self.arguments = {"encoder": encoder, "head": head}
+        self.encoder, self.head = encoder, head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.encoder(images))
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    """Freeze a module in place and return it: no gradients, and evaluation mode that a parent's train() leaves alone.
+
+    The proof is ``digest(module)`` before and after training: equal, or it was not frozen.
+    """
+    module.requires_grad_(False).eval()
+    module.train = MethodType(lambda self, mode=True: self, module)
+    return module
+
+
+def digest(module: nn.Module) -> str:
+    """Return the sha256 over the names, shapes and bits of all parameters and buffers, in hexadecimal."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        values = tensor.detach().cpu().contiguous()
+        total.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
+        total.update(values.numpy().tobytes())
+    return total.hexdigest()
+
+
+def _initialise(module: nn.Module, generator: torch.Generator | None) -> None:
+    layers = [layer for layer in module.modules() if not list(layer.children())]
+    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+        if isinstance(layer, nn.ConvTranspose2d):
+            fan_in = layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
+        elif isinstance(layer, nn.Conv2d):
+            fan_in = layer.in_channels * math.prod(layer.kernel_size)
+        elif isinstance(layer, nn.Linear):
+            fan_in = layer.in_features
+        else:
+            continue
+        gain = 2 if isinstance(following, nn.ReLU) else 1
+        nn.init.normal_(layer.weight, std=math.sqrt(gain / fan_in), generator=generator)
+        nn.init.zeros_(layer.bias)
+
+
+def _check(name: str, batch: Tensor, shape: tuple[int, ...]) -> None:
+    if batch.shape[1:] != shape or batch.dtype != torch.float32:
+        expected = ", ".join(map(str, ("B", *shape)))
+        raise ValueError(
+            f"{name}: got {tuple(batch.shape)} {batch.dtype}, expected ({expected}) torch.float32:"
+            " reshape or convert the batch, or build the model with other sizes"
+        )

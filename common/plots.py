@@ -1,0 +1,177 @@
+"""Every figure, in one look: colour-blind safe (Okabe & Ito 2008), 150 dpi, readable at README size."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import numpy
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.run import written_whole
+
+SPLIT_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
+# Ten digits need ten colours, more than any colour-blind safe palette keeps apart: points are drawn as digits too.
+DIGIT_COLOURS = matplotlib.colormaps["tab10"].colors
+STYLE = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 11,
+    "font.size": 10,
+    "grid.alpha": 0.3,
+    "image.cmap": "gray_r",  # ink on paper
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+}
+SMOOTHING = 0.02  # width of the moving average, as a fraction of all training iterations
+
+
+@contextlib.contextmanager
+def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield a figure of that size in inches and write it to ``path`` when the block ends."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((width, height), layout="constrained")
+        yield figure
+        with written_whole(path) as beside:
+            figure.savefig(beside)
+
+
+def curves(path: Path, history: list[dict], metric: str, title: str, unit: str, *, percent: bool = False) -> None:
+    """Draw ``metric`` over training iterations: every step (light), its moving average, validation and test.
+
+    ``history`` is what ``train.fit`` returns. The axis is logarithmic, unless ``percent``: then fractions in [0, 1]
+    are drawn as per cent.
+    """
+    steps = numpy.concatenate([record["train"][metric] for record in history])
+    width = max(1, round(SMOOTHING * len(steps)))
+    smooth = numpy.convolve(steps, numpy.ones(width) / width, mode="valid")
+    ends = [record["step"] for record in history]
+    with _figure(path, 7, 4) as figure:
+        axes = figure.subplots()
+        axes.plot(range(1, len(steps) + 1), steps, color=SPLIT_COLOURS["train"], alpha=0.25, linewidth=0.7)
+        centres = numpy.arange(len(smooth)) + (width + 1) / 2
+        label = f"train, mean of {width} iterations" if width > 1 else "train"
+        axes.plot(centres, smooth, color=SPLIT_COLOURS["train"], label=label)
+        for split, marker in (("validation", "o"), ("test", "^")):
+            values = [record[split][metric] for record in history]
+            shown = f"{values[-1]:.2%}" if percent else f"{values[-1]:.4f}"
+            axes.plot(ends, values, marker, color=SPLIT_COLOURS[split], label=f"{split}, last {shown}", markersize=5)
+        axes.set(title=title, xlabel="training iteration", ylabel=unit, xlim=(0, len(steps) * 1.01))
+        settled = smooth[len(smooth) // 20 :]  # the first steps would take up most of the axis
+        if percent:
+            axes.set_ylim(max(0.0, float(settled.min()) - 0.02), 1.002)
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+        else:
+            axes.set_yscale("log")
+            for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                formatted(FuncFormatter(_plain_tick))
+        axes.legend(loc="lower right" if percent else "upper right")
+
+
+def reconstructions(path: Path, images: Tensor, rows: dict[str, Tensor], labels: Tensor, title: str) -> None:
+    """Draw one column per image: the original above its reconstructions, each with its L1 error per pixel.
+
+    images (C, 1, 28, 28), ``rows``: name -> reconstructions of the same shape, labels (C,), all in [0, 1] on the CPU.
+    """
+    columns = len(images)
+    with _figure(path, 0.95 * columns + 0.9, 1.1 * (len(rows) + 1) + 0.5) as figure:
+        grid = figure.subplots(len(rows) + 1, columns, squeeze=False)
+        figure.suptitle(title, fontsize=11)
+        for row, (name, drawn) in enumerate([("original", images), *rows.items()]):
+            for column in range(columns):
+                axes = grid[row, column]
+                _image(axes, drawn[column])
+                if row == 0:
+                    axes.set_title(f"{int(labels[column])}")
+                else:
+                    error = (drawn[column] - images[column]).abs().mean()
+                    axes.set_xlabel(f"L1 {error:.3f}", fontsize=8, labelpad=2)
+            grid[row, 0].set_ylabel(name)
+
+
+def latents(path: Path, projections: dict[str, NDArray], labels: NDArray, title: str) -> None:
+    """Draw 2-D projections (name -> (N, 2)) side by side, each image as a small digit in its digit's colour."""
+    with _figure(path, 5.2 * len(projections), 5.2) as figure:
+        figure.suptitle(title, fontsize=11)
+        for axes, (name, points) in zip(
+            figure.subplots(1, len(projections), squeeze=False)[0], projections.items(), strict=True
+        ):
+            for digit, colour in enumerate(DIGIT_COLOURS):
+                members = points[labels == digit]
+                axes.scatter(*members.T, marker=f"${digit}$", color=colour, s=22, linewidths=0.2, alpha=0.8)
+            for digit, colour in enumerate(DIGIT_COLOURS):
+                centre = numpy.median(points[labels == digit], axis=0)
+                outline = [patheffects.withStroke(linewidth=3, foreground="white")]
+                axes.text(
+                    *centre,
+                    str(digit),
+                    color=colour,
+                    fontsize=20,
+                    weight="bold",
+                    ha="center",
+                    va="center",
+                    path_effects=outline,
+                )
+            axes.set(title=name, xticks=[], yticks=[])
+            axes.spines[:].set_visible(True)
+
+
+def confusion(path: Path, counts: NDArray, title: str) -> None:
+    """Draw a confusion matrix: counts (K, K), rows the true class, columns the predicted one.
+
+    Colour shows the mistakes only, as the share of the row, so that the diagonal does not drown them.
+    """
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mistakes = numpy.where(numpy.eye(len(counts), dtype=bool), numpy.nan, 100 * shares)
+    with _figure(path, 6.4, 5.4) as figure:
+        axes = figure.subplots()
+        drawn = axes.imshow(mistakes, cmap="Oranges", vmin=0)
+        for true, predicted in numpy.ndindex(*counts.shape):
+            count = counts[true, predicted]
+            if count:
+                dark = true != predicted and mistakes[true, predicted] > 0.6 * numpy.nanmax(mistakes)
+                colour = "white" if dark else "#0072B2" if true == predicted else "black"
+                axes.text(predicted, true, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)
+        axes.grid(False)
+        ticks = range(len(counts))
+        axes.set(title=title, xlabel="predicted digit", ylabel="true digit", xticks=ticks, yticks=ticks)
+        figure.colorbar(drawn, label="mistakes, % of the true digit's images")
+
+
+def mistakes(
+    path: Path, images: Tensor, labels: Tensor, predicted: Tensor, confidences: Tensor, title: str, columns: int = 8
+) -> None:
+    """Draw misclassified images (N, 1, 28, 28) in the order given, with their labels, predictions and the predicted
+    class's probability (each (N,)), all on the CPU.
+    """
+    rows = max(1, -(-len(images) // columns))
+    with _figure(path, 1.15 * columns, 1.6 * rows + 0.5) as figure:
+        figure.suptitle(title, fontsize=11)
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        # grid last: zip ends at the images and takes no axes too many
+        for image, label, prediction, confidence, axes in zip(images, labels, predicted, confidences, grid):  # noqa: B905
+            _image(axes, image)
+            axes.set_title(f"{int(label)} read as {int(prediction)}", fontsize=9)
+            axes.set_xlabel(f"{confidence:.1%} sure", fontsize=8, labelpad=2)
+        for axes in grid:  # what the images left over
+            axes.set_axis_off()
+
+
+def _plain_tick(value: float, position: int) -> str:
+    """Label a logarithmic axis in plain decimals at 1, 2, 3 and 5 of each power of ten."""
+    return f"{value:g}" if f"{value:.0e}"[0] in "1235" else ""
+
+
+def _image(axes: Axes, image: Tensor) -> None:
+    axes.imshow(image[0], vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color="#BBBBBB", linewidth=0.5)

@@ -1,0 +1,134 @@
+"""The one training loop and the one evaluation: fit and evaluate."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.data import Dataset, Split, batches
+from common.run import RunError, generator, written_whole
+
+# (model, images, labels) -> (loss, metrics): the loss is a scalar with a gradient, the metrics are named scalars to
+# report; each is a mean over the batch.
+LossFunction = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+# (images, generator on their device) -> images
+Transform = Callable[[Tensor, torch.Generator], Tensor]
+
+STEPS_PER_LOOK = 20  # a look at the losses waits for the device, so not at every step
+EVALUATION_BATCH = 1_000  # fits any memory; the result does not depend on it beyond rounding
+
+
+def fit(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    dataset: Dataset,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+    seed: int,
+    transform: Transform | None = None,
+    resume: Path | None = None,
+    resume_key: str = "",
+) -> list[dict]:
+    """Train ``model`` in place on ``dataset.train`` and return one record per epoch.
+
+    AdamW under a one-cycle learning rate that peaks at ``learning_rate`` (Smith & Topin 2018), over the parameters
+    that require gradients. Each epoch visits every training image once; its order, and ``transform`` if given, draw
+    from generators made of ``seed`` and the epoch's number.
+
+    A record holds ``epoch``, ``step`` (training iterations so far), ``learning_rate``, ``train`` (each metric at
+    every step of the epoch) and ``validation`` and ``test`` (each metric, by ``evaluate``).
+
+    With ``resume``, the state after each epoch is kept in that file, and a run that finds it there under the same
+    ``resume_key`` goes on from it to the same bits.
+
+    Raises RunError when the loss is not finite, ValueError when nothing is trainable.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ValueError("got a model without trainable parameters, expected at least one: is all of it frozen?")
+    images = len(dataset.train)
+    device = dataset.train.images.device
+    steps = math.ceil(images / batch_size)
+    optimiser = torch.optim.AdamW(trainable, learning_rate, weight_decay=weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * steps)
+    state = {"model": model, "optimiser": optimiser, "schedule": schedule}
+    history = _resume(state, resume, resume_key)
+
+    progress = tqdm(
+        total=epochs * images, initial=len(history) * images, unit=" images", unit_scale=True, leave=False, disable=None
+    )  # disable=None: quiet when not on a terminal
+    for epoch in range(len(history) + 1, epochs + 1):
+        model.train()
+        noise = generator(seed, f"transform/{epoch}", device)
+        values, looked = [], 0
+        for indices in batches(dataset.train, batch_size, generator(seed, f"batches/{epoch}")):
+            batch = dataset.train[indices]
+            inputs = batch.images if transform is None else transform(batch.images, noise)
+            loss, metrics = loss_fn(model, inputs, batch.labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            rate = schedule.get_last_lr()[0]
+            schedule.step()
+            values.append(torch.stack([loss.detach(), *(value.detach() for value in metrics.values())]))
+            if len(values) % STEPS_PER_LOOK == 0 or len(values) == steps:
+                losses = torch.stack(values[looked:])[:, 0].tolist()
+                _stop_unless_finite(losses, epoch, (epoch - 1) * steps + looked + 1, rate)
+                looked = len(values)
+                progress.set_postfix_str(f"epoch {epoch}/{epochs}, loss {losses[-1]:.4f}", refresh=False)
+                progress.update(min(((epoch - 1) * images + looked * batch_size), epoch * images) - progress.n)
+        record = {"epoch": epoch, "step": epoch * steps, "learning_rate": rate}
+        record["train"] = dict(zip(metrics, torch.stack(values)[:, 1:].T.tolist(), strict=True))
+        for name in ("validation", "test"):
+            record[name] = evaluate(model, loss_fn, getattr(dataset, name))
+        history.append(record)
+        if resume:
+            with written_whole(resume) as beside:
+                saved = {name: part.state_dict() for name, part in state.items()}
+                torch.save(saved | {"key": resume_key, "history": history}, beside)
+    progress.close()
+    return history
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loss_fn: LossFunction, split: Split) -> dict[str, float]:
+    """Return each metric of ``loss_fn`` averaged over the images of ``split``, in evaluation mode, without gradients.
+
+    Every image weighs the same, whatever the size of the batch it falls in. The model's mode is left as it was.
+    """
+    was_training = model.training
+    model.eval()
+    total = 0
+    for start in range(0, len(split), EVALUATION_BATCH):
+        batch = split[start : start + EVALUATION_BATCH]
+        _, metrics = loss_fn(model, batch.images, batch.labels)
+        total += torch.stack(list(metrics.values())).cpu().double() * len(batch)
+    model.train(was_training)
+    return dict(zip(metrics, (total / len(split)).tolist(), strict=True))
+
+
+def _stop_unless_finite(losses: list[float], epoch: int, first_step: int, rate: float) -> None:
+    for step, loss in enumerate(losses, first_step):
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss is {loss} in epoch {epoch}, step {step}, at learning rate {rate:.2g}; nothing was saved:"
+                f" try a --learning-rate below {rate:.2g}"
+            )
+
+
+def _resume(state: dict, path: Path | None, key: str) -> list[dict]:
+    if path is None or not path.exists():
+        return []
+    saved = torch.load(path, weights_only=True)
+    if saved["key"] != key:
+        return []
+    for name, part in state.items():
+        part.load_state_dict(saved[name])
+    print(f"going on after epoch {len(saved['history'])} of an interrupted run with the same options ({path})")
+    return saved["history"]

@@ -1,0 +1,167 @@
+"""Q1: what does an encoder keep when all of the image must come back?
+
+Trains a convolutional autoencoder with 12 latents and draws its loss, its reconstructions and its latents.
+
+    python q1_autoencoder.py
+
+Needs nothing; fetches the data on first use.
+Writes config.json, metrics.jsonl, summary.json, model.pt, loss.png, reconstructions.png and latents.png to
+<output-dir>/q1_autoencoder/.
+"""
+
+import dataclasses
+import time
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from torch import Tensor
+from tqdm import tqdm
+
+from common import checkpoint, data, plots, run, train
+from common.models import Autoencoder, Decoder, Encoder, pixels
+
+LATENTS_SHOWN = 2_500  # test images in latents.png: enough for the shape of the clusters, few enough for t-SNE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(run.Options):
+    latent_dim: int = 12
+    """Size of the code between encoder and decoder; 12 is this repository's assumption."""
+    loss: Literal["mse", "bce", "l1"] = "mse"
+    """What is minimised, per pixel; the test set is always scored by L1 and MSE."""
+    epochs: int = 11
+    """Passes over the 55,000 training images."""
+    batch_size: int = 128
+    """Images per training iteration."""
+    learning_rate: float = 1e-2
+    """Peak of the one-cycle schedule; lower it if the loss is not finite."""
+    weight_decay: float = 1e-2
+    """AdamW's decoupled weight decay."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        run.require_at_least(1, self, "latent_dim", "epochs", "batch_size")
+        run.require_at_least(0, self, "weight_decay")
+        run.require_positive(self, "learning_rate")
+
+
+def build(config: Config) -> Autoencoder:
+    """Compose the encoder and its mirror image; everything trains."""
+    encoder = Encoder(config.latent_dim, generator=run.generator(config.seed, "encoder"))
+    decoder = Decoder(config.latent_dim, generator=run.generator(config.seed, "decoder"))
+    return Autoencoder(encoder, decoder)
+
+
+def reconstruction_loss(model: Autoencoder, images: Tensor, labels: Tensor, minimise: str) -> tuple[Tensor, dict]:
+    """Return the loss and the metrics, each a mean over batch and pixels.
+
+    L1 from the start collapses: most pixels are black, all black is a local minimum, and there the sigmoid's gradient
+    is gone. So L1 is minimised only where it is under half the error of all black, and MSE until then and whenever
+    it slips back.
+    """
+    logits = model(images)  # (B, 1, 28, 28)
+    drawn = pixels(logits)
+    metrics = {"l1": F.l1_loss(drawn, images), "mse": F.mse_loss(drawn, images)}
+    if minimise == "bce":
+        metrics["bce"] = F.binary_cross_entropy_with_logits(logits, images)
+    all_black = images.mean()
+    if minimise == "l1":
+        return torch.where(metrics["l1"] < all_black / 2, metrics["l1"], metrics["mse"]), metrics
+    return metrics[minimise], metrics
+
+
+def errors(drawn: Tensor, images: Tensor) -> dict[str, float]:
+    """Return L1 and MSE per pixel of reconstructions (N, 1, 28, 28)."""
+    return {"l1": F.l1_loss(drawn, images).item(), "mse": F.mse_loss(drawn, images).item()}
+
+
+def pca_reconstructions(train_images: Tensor, images: Tensor, dimensions: int) -> Tensor:
+    """Reconstruct ``images`` from as many principal components, fitted on ``train_images``."""
+    pca = PCA(dimensions, random_state=0).fit(train_images.flatten(1).cpu().numpy())
+    drawn = pca.inverse_transform(pca.transform(images.flatten(1).cpu().numpy()))
+    return torch.from_numpy(drawn).to(images).reshape(images.shape)
+
+
+def main(config: Config) -> dict:
+    """Train, save, reload, measure, draw; return the summary."""
+    started = time.perf_counter()
+    device = run.device(config)
+    folder = run.folder(config, __file__)
+    dataset = data.load(config.dataset, config.data_dir, device)
+    provenance = run.provenance(config, device, dataset.fingerprint, upstream={})
+
+    model = build(config).to(device, memory_format=torch.channels_last)
+    loss_fn = partial(reconstruction_loss, minimise=config.loss)
+    history = train.fit(
+        model,
+        loss_fn,
+        dataset,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        resume=folder / run.RESUME,
+        resume_key=str(provenance),
+    )
+
+    blank = errors(dataset.train.images.mean(0).expand_as(dataset.validation.images), dataset.validation.images)
+    if history[-1]["validation"]["mse"] >= blank["mse"]:
+        raise run.RunError(
+            f"collapsed: validation MSE {history[-1]['validation']['mse']:.4f} is no better than the mean image's"
+            f" {blank['mse']:.4f}; nothing was saved: try another --learning-rate, more --epochs or --loss mse"
+        )
+    checkpoint.save(folder / "model.pt", model, config, history[-1])
+
+    saved = checkpoint.load(folder / "model.pt")
+    model = saved.model.to(device, memory_format=torch.channels_last)
+    images, labels = dataset.test.images, dataset.test.labels
+    metrics = train.evaluate(model, loss_fn, dataset.test)
+    mean_image = errors(dataset.train.images.mean(0).expand_as(images), images)
+    pca = errors(pca_reconstructions(dataset.train.images, images, config.latent_dim), images)
+
+    unit = run.UNITS[config.loss]
+    plots.curves(folder / "loss.png", history, config.loss, "Q1 autoencoder: loss over training iterations", unit)
+    shown = torch.cat([torch.nonzero(labels == digit)[:1, 0] for digit in range(10)])
+    with torch.inference_mode():
+        drawn = pixels(model(images[shown]))
+        codes = torch.cat([model.encoder(batch) for batch in images.split(train.EVALUATION_BATCH)]).cpu().numpy()
+    plots.reconstructions(
+        folder / "reconstructions.png",
+        images[shown].cpu(),
+        {f"{config.latent_dim} latents": drawn.cpu()},
+        labels[shown].cpu(),
+        "Q1 autoencoder: first test image of each digit, and its reconstruction",
+    )
+    projections = {"two principal components": PCA(2), "t-SNE": TSNE(random_state=config.seed)}
+    plots.latents(
+        folder / "latents.png",
+        {
+            name: projection.fit_transform(codes[:LATENTS_SHOWN])
+            for name, projection in tqdm(projections.items(), desc="latents", leave=False, disable=None)
+        },
+        labels[:LATENTS_SHOWN].cpu().numpy(),
+        f"Q1 autoencoder: latents of {LATENTS_SHOWN:,} test images",
+    )
+
+    summary = {
+        "metrics": run.quoted(metrics, "test") | run.quoted(history[-1]["validation"], "validation"),
+        "baselines": run.quoted(mean_image, "test", "mean_image/")
+        | run.quoted(pca, "test", f"pca_{config.latent_dim}/"),
+        "seconds": time.perf_counter() - started,
+        "checkpoint_sha256": saved.sha256,
+    }
+    run.finish(folder, provenance, history, summary)
+    print(f"test MSE {metrics['mse']:.4f}, L1 {metrics['l1']:.4f}", end="; ")
+    print(f"PCA with {config.latent_dim} components: MSE {pca['mse']:.4f}, L1 {pca['l1']:.4f}", end="; ")
+    print(f"mean image: MSE {mean_image['mse']:.4f}, L1 {mean_image['l1']:.4f}")
+    print(f"figures and numbers: {folder}")
+    return summary
+
+
+if __name__ == "__main__":
+    run.command_line(main, Config)

@@ -1,0 +1,155 @@
+"""Q2: what does the same encoder learn when only the class must come out?
+
+Trains a classifier, Q1's encoder and a small head, and draws its loss, its accuracy and its mistakes.
+
+    python q2_classifier.py
+
+Needs nothing; fetches the data on first use.
+Writes config.json, metrics.jsonl, summary.json, model.pt, loss.png, accuracy.png, confusion.png and mistakes.png to
+<output-dir>/q2_classifier/.
+"""
+
+import dataclasses
+import time
+
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+from tqdm import tqdm
+
+from common import checkpoint, data, plots, run, train
+from common.augment import warp
+from common.models import Classifier, Encoder, Head
+
+MISTAKES_SHOWN = 24
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(run.Options):
+    latent_dim: int = 12
+    """Size of the code between encoder and head; 12 is this repository's assumption."""
+    augment: bool = True
+    """Warp each training image a little, anew every epoch (shift, rotation, scale, shear, elastic)."""
+    epochs: int = 15
+    """Passes over the 55,000 training images."""
+    batch_size: int = 128
+    """Images per training iteration."""
+    learning_rate: float = 1e-2
+    """Peak of the one-cycle schedule; lower it if the loss is not finite."""
+    weight_decay: float = 1e-2
+    """AdamW's decoupled weight decay."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        run.require_at_least(1, self, "latent_dim", "epochs", "batch_size")
+        run.require_at_least(0, self, "weight_decay")
+        run.require_positive(self, "learning_rate")
+
+
+def build(config: Config) -> Classifier:
+    """Compose Q1's encoder, from the same initial weights, and a head; everything trains."""
+    encoder = Encoder(config.latent_dim, generator=run.generator(config.seed, "encoder"))
+    head = Head(config.latent_dim, generator=run.generator(config.seed, "head"))
+    return Classifier(encoder, head)
+
+
+def classification_loss(model: Classifier, images: Tensor, labels: Tensor) -> tuple[Tensor, dict]:
+    """Return the cross-entropy in nats and the metrics, each a mean over the batch."""
+    logits = model(images)  # (B, 10)
+    loss = F.cross_entropy(logits, labels)
+    return loss, {"cross_entropy": loss, "accuracy": (logits.argmax(1) == labels).float().mean()}
+
+
+def pixel_baselines(dataset: data.Dataset) -> dict[str, dict[str, float]]:
+    """Return the test accuracy of classifiers that know only pixels, fitted on all training images."""
+    baselines = {"knn": KNeighborsClassifier(3), "logistic_regression": LogisticRegression(C=0.01, tol=1e-3)}
+    train_pixels, test_pixels = (split.images.flatten(1).cpu().numpy() for split in (dataset.train, dataset.test))
+    train_labels, test_labels = (split.labels.cpu().numpy() for split in (dataset.train, dataset.test))
+    accuracies = {}
+    for name, baseline in tqdm(baselines.items(), desc="baselines", leave=False, disable=None):
+        accuracies[name] = {"accuracy": baseline.fit(train_pixels, train_labels).score(test_pixels, test_labels)}
+    return accuracies
+
+
+def main(config: Config) -> dict:
+    """Train, save, reload, measure, draw; return the summary."""
+    started = time.perf_counter()
+    device = run.device(config)
+    folder = run.folder(config, __file__)
+    dataset = data.load(config.dataset, config.data_dir, device)
+    provenance = run.provenance(config, device, dataset.fingerprint, upstream={})
+
+    model = build(config).to(device, memory_format=torch.channels_last)
+    history = train.fit(
+        model,
+        classification_loss,
+        dataset,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        transform=warp if config.augment else None,
+        resume=folder / run.RESUME,
+        resume_key=str(provenance),
+    )
+    checkpoint.save(folder / "model.pt", model, config, history[-1])
+
+    saved = checkpoint.load(folder / "model.pt")
+    model = saved.model.to(device, memory_format=torch.channels_last)
+    metrics = train.evaluate(model, classification_loss, dataset.test)
+    images, labels = dataset.test.images, dataset.test.labels.cpu()
+    baselines = pixel_baselines(dataset)
+
+    plots.curves(
+        folder / "loss.png",
+        history,
+        "cross_entropy",
+        "Q2 classifier: loss over training iterations",
+        run.UNITS["cross_entropy"],
+    )
+    plots.curves(
+        folder / "accuracy.png",
+        history,
+        "accuracy",
+        "Q2 classifier: accuracy over training iterations",
+        "accuracy",
+        percent=True,
+    )
+    with torch.inference_mode():
+        logits = torch.cat([model(batch) for batch in images.split(train.EVALUATION_BATCH)]).cpu()
+    confidences, predicted = logits.softmax(1).max(1)
+    wrong = torch.nonzero(predicted != labels)[:, 0]
+    worst = wrong[confidences[wrong].argsort(descending=True)][:MISTAKES_SHOWN]
+    plots.confusion(
+        folder / "confusion.png",
+        confusion_matrix(labels, predicted, labels=range(10)),
+        f"Q2 classifier: {len(wrong):,} mistakes on {len(labels):,} test images",
+    )
+    plots.mistakes(
+        folder / "mistakes.png",
+        images.cpu()[worst],
+        labels[worst],
+        predicted[worst],
+        confidences[worst],
+        f"Q2 classifier: its {len(worst)} most confident mistakes of {len(wrong):,} on {len(labels):,} test images",
+    )
+
+    summary = {
+        "metrics": run.quoted(metrics, "test") | run.quoted(history[-1]["validation"], "validation"),
+        "baselines": {k: v for name, value in baselines.items() for k, v in run.quoted(value, "test", name).items()},
+        "seconds": time.perf_counter() - started,
+        "checkpoint_sha256": saved.sha256,
+    }
+    run.finish(folder, provenance, history, summary)
+    print(f"test accuracy {metrics['accuracy']:.2%}, cross-entropy {metrics['cross_entropy']:.4f}", end="; ")
+    print("; ".join(f"{name} on pixels: {value['accuracy']:.2%}" for name, value in baselines.items()))
+    print(f"figures and numbers: {folder}")
+    return summary
+
+
+if __name__ == "__main__":
+    run.command_line(main, Config)
