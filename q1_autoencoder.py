@@ -150,8 +150,7 @@ def main(config: Config) -> dict:
 
     summary = {
         "metrics": run.quoted(metrics, "test") | run.quoted(history[-1]["validation"], "validation"),
-        "baselines": run.quoted(mean_image, "test", "mean_image/")
-        | run.quoted(pca, "test", f"pca_{config.latent_dim}/"),
+        "baselines": run.quoted(mean_image, "test", "mean_image") | run.quoted(pca, "test", f"pca_{config.latent_dim}"),
         "seconds": time.perf_counter() - started,
         "checkpoint_sha256": saved.sha256,
     }

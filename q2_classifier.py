@@ -37,7 +37,7 @@ class Config(run.Options):
     """Passes over the 55,000 training images."""
     batch_size: int = 128
     """Images per training iteration."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-3
     """Peak of the one-cycle schedule; lower it if the loss is not finite."""
     weight_decay: float = 1e-2
     """AdamW's decoupled weight decay."""

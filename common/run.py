@@ -152,10 +152,13 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text)
 
 
-def quoted(values: dict[str, float], split: str, prefix: str = "") -> dict[str, dict]:
-    """Turn metrics (name -> value) into the form of summary.json: "test/l1" -> mean, std, n (runs), unit, split."""
+def quoted(values: dict[str, float], split: str, baseline: str = "") -> dict[str, dict]:
+    """Turn metrics (name -> value) into the form of summary.json: mean, std, n (runs), unit and split, by the name
+    "test/l1", or "pca_12/test/l1" for a baseline's.
+    """
+    prefix = f"{baseline}/{split}" if baseline else split
     return {
-        f"{prefix}{split}/{name}": {"mean": value, "std": None, "n": 1, "unit": UNITS[name], "split": split}
+        f"{prefix}/{name}": {"mean": value, "std": None, "n": 1, "unit": UNITS[name], "split": split}
         for name, value in values.items()
     }
 

@@ -1,6 +1,7 @@
 """The one training loop and the one evaluation: fit and evaluate."""
 
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ LossFunction = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, dict[str, Ten
 # (images, generator on their device) -> images
 Transform = Callable[[Tensor, torch.Generator], Tensor]
 
+BETAS = (0.9, 0.95)  # a second moment of shorter memory than AdamW's 0.999 follows the one-cycle rate better
 STEPS_PER_LOOK = 20  # a look at the losses waits for the device, so not at every step
 EVALUATION_BATCH = 1_000  # fits any memory; the result does not depend on it beyond rounding
 
@@ -55,7 +57,7 @@ def fit(
     images = len(dataset.train)
     device = dataset.train.images.device
     steps = math.ceil(images / batch_size)
-    optimiser = torch.optim.AdamW(trainable, learning_rate, weight_decay=weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(trainable, learning_rate, BETAS, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * steps)
     state = {"model": model, "optimiser": optimiser, "schedule": schedule}
     history = _resume(state, resume, resume_key)
@@ -125,7 +127,11 @@ def _stop_unless_finite(losses: list[float], epoch: int, first_step: int, rate: 
 def _resume(state: dict, path: Path | None, key: str) -> list[dict]:
     if path is None or not path.exists():
         return []
-    saved = torch.load(path, weights_only=True)
+    try:
+        saved = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        print(f"cannot go on from {path}, it is damaged ({type(error).__name__}): starting over")
+        return []
     if saved["key"] != key:
         return []
     for name, part in state.items():

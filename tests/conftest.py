@@ -15,15 +15,15 @@ TRAIN, TEST = 6_100, 300  # 6,100 leave 1,100 after the 5,000 validation images
 def digits(count: int, seed: int) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Draw images (N, 28, 28) uint8 and labels (N,) uint8.
 
-    The label is readable from its image (a bright bar in rows 3 and 4 + 2 * label, of random start and length) and
-    so is the index in the file: pixel (0, 0) holds index // 256 and pixel (0, 1) index % 256.
+    The label is readable from its image (a bright block whose first row is 2 + 2 * label, of random start and width)
+    and so is the index in the file: pixel (0, 0) holds index // 256 and pixel (0, 1) index % 256.
     """
     random = numpy.random.default_rng(seed)
     labels = random.permutation(numpy.arange(count) % 10).astype(numpy.uint8)
     images = numpy.zeros((count, 28, 28), numpy.uint8)
     for index, label in enumerate(labels):
-        start, length = random.integers(2, 10), random.integers(8, 16)
-        images[index, 3 + 2 * label : 5 + 2 * label, start : start + length] = random.integers(150, 256)
+        start, width = random.integers(2, 7), random.integers(12, 20)
+        images[index, 2 + 2 * label : 8 + 2 * label, start : start + width] = random.integers(150, 256)
         images[index, 0, :2] = divmod(index, 256)
     return images, labels
 

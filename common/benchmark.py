@@ -1,0 +1,139 @@
+"""How fast is the training loop? Measured against the plain loop, in the same run.
+
+    python -m common.benchmark
+
+The plain loop is what most tutorials write: a DataLoader over torchvision's MNIST with ToTensor, the default memory
+layout, the default AdamW. Model, batch size and loss are the same. The loops take turns and medians are compared, so
+that a machine whose speed drifts slows both. The matmul share is the floating-point rate of a training step over that
+of a 2048 x 2048 matrix product. The last column counts whole epochs of this loop, with the evaluation of validation
+and test. Prints one table; writes nothing.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.datasets import MNIST
+from torchvision.transforms import ToTensor
+from tqdm import trange
+
+from common import data, run, train
+from common.models import Autoencoder, Classifier, Decoder, Encoder, Head, pixels
+
+PLAIN_EPOCHS = 5  # the budget that Q1's default is held to, in epochs of the plain loop
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    data_dir: Path = run.REPOSITORY / "data"
+    """Folder of the raw data files; what is missing is fetched into it."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute; auto takes a GPU when there is one."""
+    batch_size: int = 128
+    """Images per training iteration, in both loops."""
+    images: int = 6_400
+    """Training images per turn, at most 55,000."""
+    rounds: int = 5
+    """Turns of each loop, after one that is not counted."""
+
+    def __post_init__(self) -> None:
+        run.require_at_least(1, self, "batch_size", "images", "rounds")
+
+
+def reconstruct(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the MSE per pixel, a mean over batch and pixels."""
+    loss = F.mse_loss(pixels(model(images)), images)
+    return loss, {"mse": loss}
+
+
+def classify(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the cross-entropy in nats, a mean over the batch."""
+    loss = F.cross_entropy(model(images), labels)
+    return loss, {"cross_entropy": loss}
+
+
+def plain_loop(model: nn.Module, loss_fn: train.LossFunction, loader: DataLoader, device: torch.device) -> None:
+    """Train for one epoch the way most tutorials do."""
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-3)
+    model.train()
+    for images, labels in loader:
+        loss, _ = loss_fn(model, images.to(device), labels.to(device))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def our_loop(model: nn.Module, loss_fn: train.LossFunction, dataset: data.Dataset, batch_size: int) -> None:
+    """Train for one epoch with the loop that the scripts use."""
+    train.fit(model, loss_fn, dataset, epochs=1, batch_size=batch_size, learning_rate=1e-3, weight_decay=1e-2, seed=0)
+
+
+def evaluation(model: nn.Module, loss_fn: train.LossFunction, dataset: data.Dataset) -> None:
+    """Evaluate as the scripts do after every epoch."""
+    train.evaluate(model, loss_fn, dataset.validation)
+    train.evaluate(model, loss_fn, dataset.test)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Return how long ``work`` takes, the device's share included."""
+    started = time.perf_counter()
+    work()
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter() - started
+
+
+def main(config: Config) -> None:
+    """Measure both loops with both models and print the table."""
+    device = run.device(config)
+    dataset = data.load("mnist", config.data_dir, device)
+    images = min(config.images, len(dataset.train))
+    one = dataset.train[:1]
+    training_only = data.Dataset(dataset.train[:images], one, one, dataset.fingerprint)
+    plain_dataset = MNIST(config.data_dir, download=True, transform=ToTensor())  # "download" only unpacks: all is there
+    loader = DataLoader(Subset(plain_dataset, range(images)), config.batch_size, shuffle=True)
+    matrix = torch.randn(2048, 2048, device=device)
+
+    models = {
+        "autoencoder": (lambda: Autoencoder(Encoder(), Decoder()).to(device), reconstruct),
+        "classifier": (lambda: Classifier(Encoder(), Head()).to(device), classify),
+    }
+    print(
+        f"{device}, {torch.get_num_threads()} threads, batch size {config.batch_size}, medians of {config.rounds} turns"
+    )
+    print(f"{'':12}{'plain loop':>14}{'this loop':>14}{'ratio':>8}{'matmul':>9}{'epochs in the time':>21}")
+    print(f"{'':12}{'images/s':>14}{'images/s':>14}{'':>8}{'share':>9}{f'of {PLAIN_EPOCHS} plain ones':>21}")
+    for name, (build, loss_fn) in models.items():
+        plain_model, our_model = build(), build().to(memory_format=torch.channels_last)
+        batch = dataset.train[: config.batch_size]
+        with FlopCounterMode(display=False) as counter:
+            loss_fn(plain_model, batch.images, batch.labels)[0].backward()
+        work = {
+            "plain": partial(plain_loop, plain_model, loss_fn, loader, device),
+            "ours": partial(our_loop, our_model, loss_fn, training_only, config.batch_size),
+            "evaluation": partial(evaluation, our_model, loss_fn, dataset),
+            "matmul": partial(torch.mm, matrix, matrix),
+        }
+        rounds = [
+            {part: seconds(do, device) for part, do in work.items()}
+            for _ in trange(config.rounds + 1, desc=name, leave=False, disable=None)
+        ]
+        took = {part: statistics.median(turn[part] for turn in rounds[1:]) for part in work}
+        plain, ours = images / took["plain"], images / took["ours"]
+        share = (ours * counter.get_total_flops() / config.batch_size) / (2 * len(matrix) ** 3 / took["matmul"])
+        epoch = len(dataset.train) / ours + took["evaluation"]
+        epochs = PLAIN_EPOCHS * len(dataset.train) / plain / epoch
+        print(f"{name:12}{plain:>14,.0f}{ours:>14,.0f}{ours / plain:>7.1f}x{share:>9.0%}{epochs:>21.1f}")
+
+
+if __name__ == "__main__":
+    run.command_line(main, Config)

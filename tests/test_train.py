@@ -1,0 +1,198 @@
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common import train
+from common.data import Dataset, Split
+from common.run import RunError
+
+SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 0.05, "weight_decay": 0.0, "seed": 4}
+
+
+class Linear(nn.Module):
+    """A model small enough to check by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        nn.init.normal_(self.layer.weight, generator=torch.Generator().manual_seed(1))
+        nn.init.zeros_(self.layer.bias)
+        self.modes = []
+
+    def forward(self, images):
+        self.modes.append((self.training, torch.is_grad_enabled()))
+        return self.layer(images)
+
+
+def loss_fn(model, images, labels):
+    logits = model(images)
+    loss = F.cross_entropy(logits, labels)
+    return loss, {"cross_entropy": loss, "accuracy": (logits.argmax(1) == labels).float().mean()}
+
+
+def split(count: int, seed: int) -> Split:
+    images = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
+    return Split(images, images[:, :3].argmax(1))
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return Dataset(split(50, 1), split(30, 2), split(2_100, 3), "fingerprint")
+
+
+def test_fit_learns_and_records_every_step_and_every_epoch(dataset):
+    model = Linear()
+    history = train.fit(model, loss_fn, dataset, **SETTINGS)
+    assert [record["epoch"] for record in history] == [1, 2, 3]
+    assert [record["step"] for record in history] == [4, 8, 12]  # 50 images in batches of 16, 16, 16 and 2
+    assert all(len(record["train"]["cross_entropy"]) == 4 for record in history)
+    assert history[-1]["validation"]["cross_entropy"] < history[0]["train"]["cross_entropy"][0]
+    assert history[-1]["validation"] == train.evaluate(model, loss_fn, dataset.validation)
+    assert history[-1]["test"] == train.evaluate(model, loss_fn, dataset.test)
+    json.dumps(history, allow_nan=False)
+
+
+def test_first_recorded_loss_is_that_of_the_first_batch_before_any_step(dataset):
+    seen = []
+
+    def watching(model, images, labels):
+        seen.append((images.clone(), labels.clone()))
+        return loss_fn(model, images, labels)
+
+    history = train.fit(Linear(), watching, dataset, **SETTINGS)
+    images, labels = seen[0]
+    logits = images.double().numpy() @ Linear().layer.weight.detach().double().numpy().T
+    exponentials = torch.from_numpy(logits).exp()
+    by_hand = -(exponentials[range(16), labels] / exponentials.sum(1)).log().mean()
+    assert history[0]["train"]["cross_entropy"][0] == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_learning_rate_rises_to_its_peak_and_ends_near_zero(dataset):
+    rates = [record["learning_rate"] for record in train.fit(Linear(), loss_fn, dataset, **SETTINGS | {"epochs": 10})]
+    assert max(rates) <= 0.05
+    assert rates.index(max(rates)) == 2  # the peak lies at 30 % of training
+    assert rates[-1] < 1e-6
+
+
+def test_same_seed_same_bits_other_seed_others(dataset):
+    runs = []
+    for seed in (4, 4, 5):
+        torch.manual_seed(seed * 100 + len(runs))  # the global generator must not matter
+        model = Linear()
+        runs.append((train.fit(model, loss_fn, dataset, **SETTINGS | {"seed": seed}), model.layer.weight))
+    assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
+    assert runs[0][0] != runs[2][0]
+
+
+def test_evaluating_changes_nothing_in_training(dataset, monkeypatch):
+    with_evaluation, without = Linear(), Linear()
+    train.fit(with_evaluation, loss_fn, dataset, **SETTINGS)
+    monkeypatch.setattr(train, "evaluate", lambda model, loss_fn, split: {})
+    train.fit(without, loss_fn, dataset, **SETTINGS)
+    assert torch.equal(with_evaluation.layer.weight, without.layer.weight)
+
+
+def test_only_what_requires_gradients_is_trained(dataset):
+    model = Linear()
+    before = model.layer.weight.detach().clone()
+    model.layer.weight.requires_grad_(False)
+    train.fit(model, loss_fn, dataset, **SETTINGS | {"weight_decay": 0.5})
+    assert torch.equal(model.layer.weight, before)
+    assert model.layer.bias.abs().min() > 0
+    model.layer.bias.requires_grad_(False)
+    with pytest.raises(ValueError, match="trainable"):
+        train.fit(model, loss_fn, dataset, **SETTINGS)
+
+
+def test_transform_changes_training_batches_only(dataset):
+    # trained on negated images, the model is wrong on the untouched ones
+    settings = SETTINGS | {"epochs": 30}
+    history = train.fit(Linear(), loss_fn, dataset, **settings, transform=lambda images, generator: -images)
+    assert history[-1]["train"]["accuracy"][0] > 0.6 > history[-1]["validation"]["accuracy"]
+
+
+def test_transform_draws_other_numbers_in_every_batch_and_the_same_in_every_run(dataset):
+    drawn = []
+
+    def draw(images, generator):
+        drawn.append(torch.rand(1, generator=generator).item())
+        return images
+
+    train.fit(Linear(), loss_fn, dataset, **SETTINGS, transform=draw)
+    train.fit(Linear(), loss_fn, dataset, **SETTINGS, transform=draw)
+    assert len(set(drawn[:12])) == 12
+    assert drawn[:12] == drawn[12:]
+
+
+@pytest.mark.parametrize("bad_step", [1, 3, 6])
+def test_non_finite_loss_stops_with_epoch_step_and_rate(dataset, bad_step):
+    calls = []
+
+    def breaking(model, images, labels):
+        loss, metrics = loss_fn(model, images, labels)
+        if model.training:
+            calls.append(loss)
+            if len(calls) == bad_step:
+                loss = loss * math.nan
+        return loss, metrics
+
+    epoch = 1 if bad_step <= 4 else 2
+    with pytest.raises(RunError, match=rf"nan in epoch {epoch}, step {bad_step}, at learning rate .*--learning-rate"):
+        train.fit(Linear(), breaking, dataset, **SETTINGS)
+
+
+def test_evaluate_weighs_by_images_in_evaluation_mode_without_gradients(dataset):
+    model = Linear()
+    model.train()
+    # 2,100 images fall into batches of 1,000, 1,000 and 100: a mean of batch means would weigh the last tenfold
+    shifted = Split(dataset.test.images.clone(), dataset.test.labels)
+    shifted.images[2_000:] *= 50
+    measured = train.evaluate(model, loss_fn, shifted)
+    logits = shifted.images.numpy() @ model.layer.weight.detach().numpy().T
+    correct = (logits.argmax(1) == shifted.labels.numpy()).sum()
+    assert measured["accuracy"] == pytest.approx(correct / 2_100, abs=1e-6)
+    per_image = F.cross_entropy(torch.from_numpy(logits).double(), shifted.labels, reduction="none")
+    assert measured["cross_entropy"] == pytest.approx(per_image.mean().item(), rel=1e-4)
+    assert set(model.modes) == {(False, False)}
+    assert model.training, "the mode is left as it was"
+
+
+def test_interrupted_run_goes_on_to_the_same_bits(dataset, tmp_path, capsys):
+    whole = Linear()
+    expected = train.fit(whole, loss_fn, dataset, **SETTINGS)
+    calls = []
+
+    def killed(model, images, labels):
+        calls.append(model.training)
+        if sum(calls) == 7:  # in the second epoch
+            raise KeyboardInterrupt
+        return loss_fn(model, images, labels)
+
+    keeping = SETTINGS | {"resume": tmp_path / "resume.pt", "resume_key": "these options"}
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(Linear(), killed, dataset, **keeping)
+    resumed, calls = Linear(), []
+    history = train.fit(resumed, loss_fn, dataset, **keeping)
+    assert "going on after epoch 1" in capsys.readouterr().out
+    assert history == expected
+    assert torch.equal(resumed.layer.weight, whole.layer.weight)
+
+    other = train.fit(Linear(), loss_fn, dataset, **keeping | {"resume_key": "other options", "epochs": 2})
+    assert len(other) == 2 and "going on" not in capsys.readouterr().out
+
+
+def test_damaged_resume_file_is_said_and_started_over(dataset, tmp_path, capsys):
+    path = tmp_path / "resume.pt"
+    path.write_bytes(b"cut short")
+    history = train.fit(Linear(), loss_fn, dataset, **SETTINGS, resume=path, resume_key="key")
+    assert history == train.fit(Linear(), loss_fn, dataset, **SETTINGS)
+    assert str(path) in capsys.readouterr().out
+
+
+def test_progress_bar_is_quiet_when_not_on_a_terminal(dataset, capsys):
+    train.fit(Linear(), loss_fn, dataset, **SETTINGS)
+    assert capsys.readouterr() == ("", "")
