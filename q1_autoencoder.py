@@ -30,8 +30,8 @@ LATENTS_SHOWN = 2_500  # test images in latents.png: enough for the shape of the
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
     latent_dim: int = 12
-    """Size of the code between encoder and decoder; 12 is this repository's assumption."""
-    loss: Literal["mse", "bce", "l1"] = "mse"
+    """Numbers between encoder and decoder, 2 to 784; 12 is this repository's assumption."""
+    loss: Literal["bce", "mse", "l1"] = "bce"
     """What is minimised, per pixel; the test set is always scored by L1 and MSE."""
     epochs: int = 11
     """Passes over the 55,000 training images."""
@@ -44,9 +44,10 @@ class Config(run.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        run.require_at_least(1, self, "latent_dim", "epochs", "batch_size")
-        run.require_at_least(0, self, "weight_decay")
-        run.require_positive(self, "learning_rate")
+        run.require(self, "latent_dim", least=2, most=784)
+        run.require(self, "epochs", "batch_size", least=1)
+        run.require(self, "weight_decay", least=0)
+        run.require(self, "learning_rate", least=1e-9)
 
 
 def build(config: Config) -> Autoencoder:
@@ -110,10 +111,10 @@ def main(config: Config) -> dict:
     )
 
     blank = errors(dataset.train.images.mean(0).expand_as(dataset.validation.images), dataset.validation.images)
-    if history[-1]["validation"]["mse"] >= blank["mse"]:
+    if not history[-1]["validation"]["mse"] < blank["mse"]:
         raise run.RunError(
             f"collapsed: validation MSE {history[-1]['validation']['mse']:.4f} is no better than the mean image's"
-            f" {blank['mse']:.4f}; nothing was saved: try another --learning-rate, more --epochs or --loss mse"
+            f" {blank['mse']:.4f}; nothing was saved: try another --learning-rate, more --epochs or --loss bce"
         )
     checkpoint.save(folder / "model.pt", model, config, history[-1])
 

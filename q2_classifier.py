@@ -30,7 +30,7 @@ MISTAKES_SHOWN = 24
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
     latent_dim: int = 12
-    """Size of the code between encoder and head; 12 is this repository's assumption."""
+    """Numbers between encoder and head, 2 to 784; 12 is this repository's assumption."""
     augment: bool = True
     """Warp each training image a little, anew every epoch (shift, rotation, scale, shear, elastic)."""
     epochs: int = 15
@@ -44,9 +44,10 @@ class Config(run.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        run.require_at_least(1, self, "latent_dim", "epochs", "batch_size")
-        run.require_at_least(0, self, "weight_decay")
-        run.require_positive(self, "learning_rate")
+        run.require(self, "latent_dim", least=2, most=784)
+        run.require(self, "epochs", "batch_size", least=1)
+        run.require(self, "weight_decay", least=0)
+        run.require(self, "learning_rate", least=1e-9)
 
 
 def build(config: Config) -> Classifier:

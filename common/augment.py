@@ -17,10 +17,10 @@ def warp(
     shift: float = 1.0,
     elastic: float = 0.7,
 ) -> Tensor:
-    """Return warped copies of ``images`` (B, 1, H, W): no value outside the originals' range, zeros from outside.
+    """Return warped copies of square ``images`` (B, 1, S, S), no value outside the originals' range.
 
-    Per image and uniformly at random: ``rotation`` in degrees, ``scale`` of each axis as a fraction, ``shear`` as a
-    slope, ``shift`` of each axis in pixels, all within +/- the value given. On top, a smooth displacement field
+    Per image and uniformly at random within +/- the value given: ``rotation`` in degrees, ``scale`` of each sampling
+    axis as a fraction, ``shear`` as a slope, ``shift`` of each axis in pixels. On top, a smooth displacement field
     (Simard et al. 2003, here a random 5x5 grid interpolated bicubically) with ``elastic`` pixels of standard
     deviation at its nodes. Random numbers come from ``generator``, which lives on the device of the images.
     """

@@ -46,7 +46,7 @@ class Config:
     """Turns of each loop, after one that is not counted."""
 
     def __post_init__(self) -> None:
-        run.require_at_least(1, self, "batch_size", "images", "rounds")
+        run.require(self, "batch_size", "images", "rounds", least=1)
 
 
 def reconstruct(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import math
 import os
 import platform
 import subprocess
@@ -47,26 +46,19 @@ class Options:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes a GPU when there is one."""
     seed: int = 0
-    """Seed of every random choice, 0 or more: same seed, machine and thread count, same bits."""
+    """Seed of every random choice, 0 to 4294967295: same seed, machine and thread count, same bits."""
 
     def __post_init__(self) -> None:
-        require_at_least(0, self, "seed")
+        require(self, "seed", least=0, most=2**32 - 1)  # scikit-learn takes no more
 
 
-def require_at_least(least: float, options: Any, *names: str) -> None:
-    """Raise ValueError unless each named option is a finite number >= least."""
+def require(options: Any, *names: str, least: float, most: float = sys.float_info.max) -> None:
+    """Raise ValueError unless each named option is a finite number from ``least`` to ``most``."""
     for name in names:
         value = getattr(options, name)
-        if not (math.isfinite(value) and value >= least):
-            raise ValueError(f"--{name.replace('_', '-')}: got {value}, expected a number of at least {least}")
-
-
-def require_positive(options: Any, *names: str) -> None:
-    """Raise ValueError unless each named option is a finite number > 0."""
-    for name in names:
-        value = getattr(options, name)
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"--{name.replace('_', '-')}: got {value}, expected a number above 0")
+        if not least <= value <= most:  # true for nan
+            upper = f" to {most}" if most < sys.float_info.max else " or more"
+            raise ValueError(f"--{name.replace('_', '-')}: got {value}, expected {least}{upper}")
 
 
 def command_line(main: Callable[[Any], Any], config_class: type, arguments: list[str] | None = None) -> None:
@@ -99,7 +91,8 @@ def parse(config_class: type, description_module: str, arguments: list[str] | No
         # tyro frames its message in a box: a title, the message, then a rule and further help.
         message = boxed.getvalue().split("\n", 1)[-1].split("───", 1)[0]
         line = " ".join(message.translate(str.maketrans("│╭╮╰╯─", "      ")).split())
-        raise ValueError(f"{line.rstrip('.')}; --help lists the options") from None
+        line = line.removeprefix(f"Error parsing {config_class.__name__}: ").rstrip(".")
+        raise ValueError(f"{line}; --help lists the options") from None
 
 
 def _fail(message: str, code: int) -> int:
@@ -149,7 +142,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with written_whole(path) as beside:
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8")
 
 
 def quoted(values: dict[str, float], split: str, baseline: str = "") -> dict[str, dict]:
@@ -180,9 +173,13 @@ def provenance(options: Options, device: torch.device, fingerprint: str, upstrea
 
 def finish(folder: Path, provenance: dict[str, Any], history: list[dict], summary: dict[str, Any]) -> None:
     """Write config.json, metrics.jsonl and summary.json, and drop the state that an interrupted run would need."""
-    write_text(folder / "config.json", json.dumps(provenance, indent=2) + "\n")
-    write_text(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
-    write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    texts = {
+        "config.json": json.dumps(provenance, indent=2) + "\n",
+        "metrics.jsonl": "".join(json.dumps(record, allow_nan=False) + "\n" for record in history),
+        "summary.json": json.dumps(summary, indent=2, allow_nan=False) + "\n",
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
     (folder / RESUME).unlink(missing_ok=True)
 
 

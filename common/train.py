@@ -1,7 +1,6 @@
 """The one training loop and the one evaluation: fit and evaluate."""
 
 import math
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common import checkpoint
 from common.data import Dataset, Split, batches
 from common.run import RunError, generator, written_whole
 
@@ -128,9 +128,9 @@ def _resume(state: dict, path: Path | None, key: str) -> list[dict]:
     if path is None or not path.exists():
         return []
     try:
-        saved = torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        print(f"cannot go on from {path}, it is damaged ({type(error).__name__}): starting over")
+        saved, _ = checkpoint.read(path)
+    except ValueError as error:
+        print(f"starting over: {error}")
         return []
     if saved["key"] != key:
         return []

@@ -286,15 +286,14 @@ def test_weights_of_another_shape_are_named(saved):
     rewritten(saved, lambda content: content["weights"].update({name: torch.zeros(7, 6)}))
     message = refusal(saved)
     assert name in message
-    assert "(7, 6)" in message
-    assert "(5, 6)" in message
+    assert "[7, 6]" in message
+    assert "[5, 6]" in message
 
 
 def test_absent_and_unexpected_weights_are_named(saved):
     rewritten(saved, lambda content: content["weights"].pop("decoder.linear.0.bias"))
     message = refusal(saved)
-    assert "decoder.linear.0.bias is absent" in message
-    assert "(6,)" in message
+    assert 'Missing key(s) in state_dict: "decoder.linear.0.bias"' in message
     checkpoint.save(saved, small_autoencoder(), SomeOptions(), RECORD)
     rewritten(saved, lambda content: content["weights"].update({"extra.bias": torch.zeros(2)}))
     message = refusal(saved)

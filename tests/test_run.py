@@ -33,9 +33,9 @@ class SmallConfig(run.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        run.require_at_least(2, self, "step_count")
-        run.require_at_least(0, self, "decay")
-        run.require_positive(self, "peak_rate")
+        run.require(self, "step_count", least=2, most=9)
+        run.require(self, "decay", least=0)
+        run.require(self, "peak_rate", least=1e-30)
 
 
 def parsed(*arguments: str, config_class=SmallConfig):
@@ -96,13 +96,14 @@ def test_every_option_takes_its_value_from_the_command_line():
         ("--dataset cifar10", ["--dataset", "'cifar10'", "mnist", "fashion-mnist", "kmnist", "qmnist"]),
         ("--device tpu", ["--device", "'tpu'", "cpu", "cuda"]),
         ("--mode medium", ["--mode", "'medium'", "fast", "slow"]),
-        ("--step-count 1", ["--step-count", "got 1", "at least 2"]),
+        ("--step-count 1", ["--step-count", "got 1", "expected 2 to 9"]),
         ("--step-count", ["--step-count"]),
-        ("--peak-rate 0", ["--peak-rate", "got 0", "above 0"]),
-        ("--peak-rate -0.5", ["--peak-rate", "got -0.5", "above 0"]),
+        ("--step-count 10", ["--step-count", "got 10", "expected 2 to 9"]),
+        ("--peak-rate 0", ["--peak-rate", "got 0", "expected 1e-30 or more"]),
+        ("--peak-rate -0.5", ["--peak-rate", "got -0.5", "expected 1e-30 or more"]),
         ("--peak-rate nan", ["--peak-rate", "got nan"]),
         ("--peak-rate inf", ["--peak-rate", "got inf"]),
-        ("--decay -1e-9", ["--decay", "got -1e-09", "at least 0"]),
+        ("--decay -1e-9", ["--decay", "got -1e-09", "expected 0 or more"]),
         ("--decay nan", ["--decay", "got nan"]),
         ("--decay inf", ["--decay", "got inf"]),
     ],
