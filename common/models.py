@@ -6,6 +6,8 @@ convolutions, 28 -> 14 -> 7 -> 4, each with ReLU on its output and nowhere else,
 Initialisation: weights are normal with variance gain / fan-in and biases are zero, where fan-in counts the terms
 summed into one output, and gain is 2 for a layer followed by ReLU (He et al. 2015, eq. 10) and 1 for the others.
 A stride-2 transposed convolution sums k*k/4 terms per input channel, a quarter of what PyTorch's initialisers assume.
+
+ReLU works in place, which makes a training step a few per cent faster: no layer here needs its output again.
 """
 
 import hashlib
@@ -39,11 +41,11 @@ class Encoder(nn.Module):
         first, second, third = channels
         self.convolutions = nn.Sequential(
             nn.Conv2d(1, first, 3, stride=2, padding=1),  # (B, 16, 14, 14)
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(first, second, 3, stride=2, padding=1),  # (B, 32, 7, 7)
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(second, third, 3, stride=2, padding=1),  # (B, 64, 4, 4)
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
         self.linear = nn.Sequential(
             nn.Linear(third * FEATURE_SIZE**2, hidden),
@@ -77,14 +79,14 @@ class Decoder(nn.Module):
         self.linear = nn.Sequential(
             nn.Linear(latent_dim, hidden),
             nn.Linear(hidden, third * FEATURE_SIZE**2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Unflatten(1, (third, FEATURE_SIZE, FEATURE_SIZE)),  # (B, 64, 4, 4)
         )
         self.convolutions = nn.Sequential(
             nn.ConvTranspose2d(third, second, 3, stride=2, padding=1),  # (B, 32, 7, 7)
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.ConvTranspose2d(second, first, 3, stride=2, padding=1, output_padding=1),  # (B, 16, 14, 14)
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.ConvTranspose2d(first, 1, 3, stride=2, padding=1, output_padding=1),  # (B, 1, 28, 28)
         )
         _initialise(self, generator)
@@ -117,7 +119,7 @@ class Head(nn.Module):
     def __init__(self, latent_dim: int = 12, hidden: int = 64, *, generator: torch.Generator | None = None):
         super().__init__()
         self.arguments = {"latent_dim": latent_dim, "hidden": hidden}
-        self.layers = nn.Sequential(nn.Linear(latent_dim, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES))
+        self.layers = nn.Sequential(nn.Linear(latent_dim, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, CLASSES))
         _initialise(self, generator)
 
     def forward(self, latents: Tensor) -> Tensor:
