@@ -33,7 +33,7 @@ class Config(run.Options):
     """Numbers between encoder and decoder, 2 to 784; 12 is this repository's assumption."""
     loss: Literal["bce", "mse", "l1"] = "bce"
     """What is minimised, per pixel; the test set is always scored by L1 and MSE."""
-    epochs: int = 11
+    epochs: int = 9
     """Passes over the 55,000 training images."""
     batch_size: int = 128
     """Images per training iteration."""

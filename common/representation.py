@@ -6,8 +6,8 @@ points are multiplied by one number, *rotation-free* ones when all points are ro
 scale-free ones may be compared between networks. Each class has its own mean, and a variance is the mean squared
 distance to a mean, summed over dimensions and divided by the number of points.
 
-A mismatch of shapes, a class with fewer than two points, a label other than 0 to 9, a value that is not finite and
-points that are all the same raise ValueError, where not said otherwise.
+A mismatch of shapes, a class with fewer than two points, a label other than 0 to 9 and a value that is not finite
+raise ValueError.
 """
 
 from typing import NamedTuple
@@ -42,7 +42,10 @@ class ClassStatistics(NamedTuple):
 
 
 def class_statistics(points: NDArray, labels: NDArray) -> ClassStatistics:
-    """Compute the class statistics of points (N, ...), once for all measures that take them."""
+    """Compute the class statistics of points (N, ...), once for all measures that take them.
+
+    Raises ValueError if all points are the same.
+    """
     labels, means, residuals = _centred(points, labels)
     shares = numpy.bincount(labels) / len(labels)
     offsets = means - shares @ means
@@ -201,10 +204,10 @@ def handwriting(images: NDArray) -> dict[str, NDArray]:
 
     Raises ValueError for an image without ink, where they are undefined.
     """
-    images, side = numpy.reshape(images, (len(images), -1)), IMAGE_SHAPE[-1]
+    images, side = _rows(images), IMAGE_SHAPE[-1]
     if images.shape[1] != side * side:
         raise ValueError(f"images: got {images.shape[1]} pixels each, expected {side * side}: pass (N, 1, 28, 28)")
-    blank = numpy.flatnonzero(~(images.sum(1) > 0))
+    blank = numpy.flatnonzero(images.sum(1) <= 0)
     if len(blank):
         raise ValueError(f"images: got {len(blank)} without ink, the first is {blank[0]}, expected ink: leave them out")
     coordinates = numpy.arange(side) - (side - 1) / 2
@@ -212,7 +215,6 @@ def handwriting(images: NDArray) -> dict[str, NDArray]:
     powers = numpy.stack([x**0, x, y, x * x, x * y, y * y], axis=1)  # (784, 6)
 
     def measure(batch: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        batch = batch.astype(numpy.float64)
         ink, *sums = (batch @ powers).T
         x_mean, y_mean, xx, xy, yy = sums / ink
         mu20, mu11, mu02 = xx - x_mean**2 + 1 / 12, xy - x_mean * y_mean, yy - y_mean**2 + 1 / 12  # 1/12: a unit square
@@ -318,7 +320,11 @@ def reconstruction_measures(
 
 
 def _rows(points: NDArray) -> NDArray:
-    return numpy.asarray(points, numpy.float64).reshape(len(points), -1)
+    """Return points as (N, D) float64, all finite."""
+    points = numpy.asarray(points, numpy.float64).reshape(len(points), -1)
+    if not numpy.isfinite(points).all():
+        raise ValueError("points: got values that are not finite, expected numbers: has the training diverged?")
+    return points
 
 
 def _pair(reconstructions: NDArray, images: NDArray) -> tuple[NDArray, NDArray]:
@@ -329,19 +335,17 @@ def _pair(reconstructions: NDArray, images: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def _checked(points: NDArray, labels: NDArray) -> tuple[NDArray, NDArray]:
-    """Return points (N, D) and labels (N,), or raise what the module's docstring says."""
+    """Return points (N, D) float64 and labels (N,) int64, or raise what the module's docstring says."""
     points, labels = _rows(points), numpy.asarray(labels)
     if labels.shape != (len(points),):
         raise ValueError(f"labels: got shape {labels.shape}, expected ({len(points)},), one for each point")
-    if not numpy.isfinite(points).all():
-        raise ValueError("points: got values that are not finite, expected numbers: has the training diverged?")
     counts = [int((labels == digit).sum()) for digit in range(CLASSES)]
     if min(counts) < 2 or sum(counts) < len(labels):
         raise ValueError(
             f"labels: got {counts} points of the classes 0 to {CLASSES - 1} and {len(labels) - sum(counts)} others,"
             " expected two or more of each class and no others: pass more points, or drop the others"
         )
-    return points, labels
+    return points, labels.astype(numpy.int64)
 
 
 def _class_averages(values: NDArray, labels: NDArray) -> NDArray:

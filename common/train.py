@@ -18,7 +18,9 @@ LossFunction = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, dict[str, Ten
 # (images, generator on their device) -> images
 Transform = Callable[[Tensor, torch.Generator], Tensor]
 
-BETAS = (0.9, 0.95)  # a second moment of shorter memory than AdamW's 0.999 follows the one-cycle rate better
+# Chosen on validation MSE of Q1: AdamW's usual 0.999, half a cosine and a warm-up of 30 % end 2 to 4 % higher.
+BETAS = (0.9, 0.95)
+WARM_UP = 0.1  # fraction of the steps in which the learning rate rises to its peak; then it falls linearly
 STEPS_PER_LOOK = 20  # a look at the losses waits for the device, so not at every step
 EVALUATION_BATCH = 1_000  # fits any memory; the result does not depend on it beyond rounding
 
@@ -39,8 +41,8 @@ def fit(
 ) -> list[dict]:
     """Train ``model`` in place on ``dataset.train`` and return one record per epoch.
 
-    AdamW under a one-cycle learning rate that peaks at ``learning_rate`` (Smith & Topin 2018), over the parameters
-    that require gradients. Each epoch visits every training image once; its order, and ``transform`` if given, draw
+    AdamW under a one-cycle learning rate that rises to ``learning_rate`` and falls to nearly zero (Smith & Topin
+    2018), over the parameters that require gradients. Each epoch visits every training image once; its order, and ``transform`` if given, draw
     from generators made of ``seed`` and the epoch's number.
 
     A record holds ``epoch``, ``step`` (training iterations so far), ``learning_rate``, ``train`` (each metric at
@@ -58,7 +60,14 @@ def fit(
     device = dataset.train.images.device
     steps = math.ceil(images / batch_size)
     optimiser = torch.optim.AdamW(trainable, learning_rate, BETAS, weight_decay=weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        learning_rate,
+        total_steps=epochs * steps,
+        pct_start=WARM_UP,
+        anneal_strategy="linear",
+        cycle_momentum=False,
+    )
     state = {"model": model, "optimiser": optimiser, "schedule": schedule}
     history = _resume(state, resume, resume_key)
 
