@@ -33,7 +33,7 @@ class Config(run.Options):
     """Numbers between encoder and head, 2 to 784; 12 is this repository's assumption."""
     augment: bool = True
     """Warp each training image a little, anew every epoch (shift, rotation, scale, shear, elastic)."""
-    epochs: int = 15
+    epochs: int = 12
     """Passes over the 55,000 training images."""
     batch_size: int = 128
     """Images per training iteration."""
