@@ -55,10 +55,11 @@ def curves(path: Path, history: list[dict], metric: str, title: str, unit: str, 
     ends = [record["step"] for record in history]
     with _figure(path, 7, 4) as figure:
         axes = figure.subplots()
-        axes.plot(range(1, len(steps) + 1), steps, color=SPLIT_COLOURS["train"], alpha=0.25, linewidth=0.7)
-        centres = numpy.arange(len(smooth)) + (width + 1) / 2
-        label = f"train, mean of {width} iterations" if width > 1 else "train"
-        axes.plot(centres, smooth, color=SPLIT_COLOURS["train"], label=label)
+        raw = {"color": SPLIT_COLOURS["train"], "alpha": 0.25, "linewidth": 0.7, "label": "train, every iteration"}
+        axes.plot(range(1, len(steps) + 1), steps, **raw)
+        if width > 1:
+            centres = numpy.arange(len(smooth)) + (width + 1) / 2
+            axes.plot(centres, smooth, color=SPLIT_COLOURS["train"], label=f"train, mean of {width} iterations")
         for split, marker in (("validation", "o"), ("test", "^")):
             values = [record[split][metric] for record in history]
             shown = f"{values[-1]:.2%}" if percent else f"{values[-1]:.4f}"

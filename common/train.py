@@ -22,7 +22,7 @@ Transform = Callable[[Tensor, torch.Generator], Tensor]
 BETAS = (0.9, 0.95)
 WARM_UP = 0.1  # fraction of the steps in which the learning rate rises to its peak; then it falls linearly
 STEPS_PER_LOOK = 20  # a look at the losses waits for the device, so not at every step
-EVALUATION_BATCH = 1_000  # fits any memory; the result does not depend on it beyond rounding
+EVALUATION_BATCH = 500  # keeps to the cache of a CPU; the result does not depend on it beyond rounding
 
 
 def fit(
