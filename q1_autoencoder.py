@@ -133,9 +133,8 @@ def main(config: Config) -> dict:
         codes = torch.cat([model.encoder(batch) for batch in images.split(train.EVALUATION_BATCH)]).cpu().numpy()
     plots.reconstructions(
         folder / "reconstructions.png",
-        images[shown].cpu(),
-        {f"{config.latent_dim} latents": drawn.cpu()},
-        labels[shown].cpu(),
+        [{"original": images[shown].cpu(), f"{config.latent_dim} latents": drawn.cpu()}],
+        labels[shown],
         "Q1 autoencoder: first test image of each digit, and its reconstruction",
     )
     projections = {"two principal components": PCA(2), "t-SNE": TSNE(random_state=config.seed)}

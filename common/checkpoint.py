@@ -56,12 +56,14 @@ def save(path: Path, model: nn.Module, options: Options, last_record: dict) -> N
         torch.save(content, file)  # through an open file: given a name, torch would write the name into the file
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path, model_class: type[nn.Module] = nn.Module, dataset: str | None = None) -> Checkpoint:
     """Rebuild the model that ``save`` wrote.
 
-    Raises FileNotFoundError with the command that makes the file, ValueError when it is damaged or not one of ours.
+    Raises FileNotFoundError with the command that makes the file, ValueError when it is damaged, not one of ours, not
+    of ``model_class``, or trained on another dataset than ``dataset`` (if given).
     """
-    remedy = f"make it with `python {path.parent.name}.py --output-dir {path.parent.parent}`"
+    choice = f" --dataset {dataset}" if dataset else ""
+    remedy = f"make it with `python {path.parent.name}.py --output-dir {path.parent.parent}{choice}`"
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}: {remedy}")
     try:
@@ -71,6 +73,10 @@ def load(path: Path) -> Checkpoint:
                 raise ValueError(f"it is not a checkpoint of this repository, it has no {key!r}")
         model = _build(content["model"])
         model.load_state_dict(content["weights"])  # strict: the error names the keys
+        if not isinstance(model, model_class):
+            raise ValueError(f"got a {type(model).__name__}, expected a {model_class.__name__}")
+        if dataset not in (None, content["config"]["dataset"]):
+            raise ValueError(f"it was trained on {content['config']['dataset']}, expected {dataset}")
     except (ValueError, AttributeError, KeyError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"cannot use {path} ({type(error).__name__}: {reason}): {remedy}") from error

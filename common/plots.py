@@ -16,6 +16,7 @@ from torch import Tensor
 from common.run import written_whole
 
 SPLIT_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
+SERIES_COLOURS = ["#0072B2", "#D55E00", "#999999", "#CC79A7"]
 # Ten digits need ten colours, more than any colour-blind safe palette keeps apart: points are drawn as digits too.
 DIGIT_COLOURS = matplotlib.colormaps["tab10"].colors
 STYLE = {
@@ -76,25 +77,25 @@ def curves(path: Path, history: list[dict], metric: str, title: str, unit: str, 
         axes.legend(loc="lower right" if percent else "upper right")
 
 
-def reconstructions(path: Path, images: Tensor, rows: dict[str, Tensor], labels: Tensor, title: str) -> None:
-    """Draw one column per image: the original above its reconstructions, each with its L1 error per pixel.
+def reconstructions(path: Path, examples: list[dict[str, Tensor]], labels: Tensor, title: str) -> None:
+    """Draw one column per label and one block of rows per example: the original above its reconstructions, each with
+    its L1 error per pixel.
 
-    images (C, 1, 28, 28), ``rows``: name -> reconstructions of the same shape, labels (C,), all in [0, 1] on the CPU.
+    An example maps row names to images (C, 1, 28, 28) in [0, 1] on the CPU, the original first; labels (C,).
     """
-    columns = len(images)
-    with _figure(path, 0.95 * columns + 0.9, 1.1 * (len(rows) + 1) + 0.5) as figure:
-        grid = figure.subplots(len(rows) + 1, columns, squeeze=False)
+    rows = [(name, drawn, next(iter(example.values()))) for example in examples for name, drawn in example.items()]
+    columns = len(labels)
+    with _figure(path, 0.95 * columns + 0.9, 1.1 * len(rows) + 0.5) as figure:
+        grid = figure.subplots(len(rows), columns, squeeze=False)
         figure.suptitle(title, fontsize=11)
-        for row, (name, drawn) in enumerate([("original", images), *rows.items()]):
-            for column in range(columns):
-                axes = grid[row, column]
-                _image(axes, drawn[column])
-                if row == 0:
-                    axes.set_title(f"{int(labels[column])}")
-                else:
-                    error = (drawn[column] - images[column]).abs().mean()
-                    axes.set_xlabel(f"L1 {error:.3f}", fontsize=8, labelpad=2)
-            grid[row, 0].set_ylabel(name)
+        for axes, label in zip(grid[0], labels, strict=True):
+            axes.set_title(f"{int(label)}")
+        for line, (name, drawn, originals) in zip(grid, rows, strict=True):
+            line[0].set_ylabel(name)
+            for axes, image, original in zip(line, drawn, originals, strict=True):
+                _image(axes, image)
+                if drawn is not originals:
+                    axes.set_xlabel(f"L1 {(image - original).abs().mean():.3f}", fontsize=8, labelpad=2)
 
 
 def latents(path: Path, projections: dict[str, NDArray], labels: NDArray, title: str) -> None:
@@ -163,6 +164,37 @@ def mistakes(
             axes.set_xlabel(f"{confidence:.1%} sure", fontsize=8, labelpad=2)
         for axes in grid:  # what the images left over
             axes.set_axis_off()
+
+
+def bars(path: Path, panels: dict[str, dict[str, float]], title: str, columns: int = 4) -> None:
+    """Draw one panel per measure (its title -> series name -> value), a bar per series, with its value on it."""
+    rows = -(-len(panels) // columns)
+    with _figure(path, 2.4 * columns, 2.3 * rows + 0.9) as figure:
+        figure.suptitle(title, fontsize=11)
+        grid = figure.subplots(rows, columns, squeeze=False).flat
+        for (name, values), axes in zip(panels.items(), grid):  # noqa: B905 (grid last and longer, see mistakes)
+            heights = list(values.values())
+            drawn = axes.bar(range(len(values)), heights, color=SERIES_COLOURS[: len(values)], label=list(values))
+            axes.bar_label(drawn, [f"{height:.3g}" for height in heights], fontsize=8, padding=1)
+            axes.margins(y=0.15)
+            axes.set_title(name, fontsize=9)
+            axes.set_xticks([])
+            axes.tick_params(labelsize=8)
+        for axes in grid:
+            axes.set_axis_off()
+        figure.legend(drawn.patches, list(values), loc="outside lower center", ncols=len(values))
+
+
+def digit_lines(path: Path, series: dict[str, NDArray], title: str, label: str, reference: float) -> None:
+    """Draw one value per digit for each series (name -> (10,)), and a dashed line at ``reference``."""
+    with _figure(path, 7, 3.6) as figure:
+        axes = figure.subplots()
+        for (name, values), colour, marker in zip(series.items(), SERIES_COLOURS, "os^D", strict=False):
+            axes.plot(range(len(values)), values, marker=marker, color=colour, label=name)
+        axes.axhline(reference, color="black", linestyle="--", linewidth=0.8)
+        axes.set(title=title, xlabel="digit", ylabel=label, xticks=range(10))
+        axes.set_ylim(bottom=0)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(series))
 
 
 def _plain_tick(value: float, position: int) -> str:

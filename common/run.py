@@ -151,9 +151,16 @@ def quoted(values: dict[str, float], split: str, baseline: str = "") -> dict[str
     """
     prefix = f"{baseline}/{split}" if baseline else split
     return {
-        f"{prefix}/{name}": {"mean": value, "std": None, "n": 1, "unit": UNITS[name], "split": split}
+        f"{prefix}/{name}": {"mean": value, "std": None, "n": 1, "unit": _unit(name), "split": split}
         for name, value in values.items()
     }
+
+
+def _unit(name: str) -> str:
+    """Look up a metric's unit; the measures of ``common.representation`` are fractions, R^2 or scale-free ratios."""
+    if name in UNITS:
+        return UNITS[name]
+    return UNITS["accuracy"] if name.endswith("accuracy") else "R^2" if name.endswith("r2") else "ratio, scale-free"
 
 
 def provenance(options: Options, device: torch.device, fingerprint: str, upstream: dict[str, str]) -> dict[str, Any]:
@@ -180,7 +187,8 @@ def finish(folder: Path, provenance: dict[str, Any], history: list[dict], summar
     }
     for name, text in texts.items():
         write_text(folder / name, text)
-    (folder / RESUME).unlink(missing_ok=True)
+    for state in folder.glob(f"*{RESUME}"):
+        state.unlink()
 
 
 def versions() -> dict[str, str]:
