@@ -33,13 +33,13 @@ class Config(run.Options):
     """Numbers between encoder and decoder, 2 to 784; 12 is this repository's assumption."""
     loss: Literal["bce", "mse", "l1"] = "bce"
     """What is minimised, per pixel; the test set is always scored by L1 and MSE."""
-    epochs: int = 12
+    epochs: int = 9
     """Passes over the 55,000 training images."""
     batch_size: int = 128
     """Images per training iteration."""
     learning_rate: float = 1e-2
     """Peak of the one-cycle schedule; lower it if the loss is not finite."""
-    weight_decay: float = 1e-2
+    weight_decay: float = 0.05
     """AdamW's decoupled weight decay."""
 
     def __post_init__(self) -> None:

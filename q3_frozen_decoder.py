@@ -40,7 +40,7 @@ class Config(run.Options):
     """Latents per training iteration."""
     learning_rate: float = 1e-2
     """Peak of the one-cycle schedule; lower it if the loss is not finite."""
-    weight_decay: float = 1e-2
+    weight_decay: float = 0.05
     """AdamW's decoupled weight decay."""
 
     def __post_init__(self) -> None:

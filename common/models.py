@@ -159,20 +159,24 @@ def digest(module: nn.Module) -> str:
     return total.hexdigest()
 
 
+def fan_in(layer: nn.Module) -> float | None:
+    """Return how many terms the layer sums into one output, None for a layer without such a sum."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    if isinstance(layer, nn.ConvTranspose2d):
+        return layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
+    if isinstance(layer, nn.Conv2d):
+        return layer.in_channels * math.prod(layer.kernel_size)
+    return None
+
+
 def _initialise(module: nn.Module, generator: torch.Generator | None) -> None:
     layers = [layer for layer in module.modules() if not list(layer.children())]
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
-        if isinstance(layer, nn.ConvTranspose2d):
-            fan_in = layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
-        elif isinstance(layer, nn.Conv2d):
-            fan_in = layer.in_channels * math.prod(layer.kernel_size)
-        elif isinstance(layer, nn.Linear):
-            fan_in = layer.in_features
-        else:
-            continue
-        gain = 2 if isinstance(following, nn.ReLU) else 1
-        nn.init.normal_(layer.weight, std=math.sqrt(gain / fan_in), generator=generator)
-        nn.init.zeros_(layer.bias)
+        if terms := fan_in(layer):
+            gain = 2 if isinstance(following, nn.ReLU) else 1
+            nn.init.normal_(layer.weight, std=math.sqrt(gain / terms), generator=generator)
+            nn.init.zeros_(layer.bias)
 
 
 def _check(name: str, batch: Tensor, shape: tuple[int, ...]) -> None:

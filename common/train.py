@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from common import checkpoint
 from common.data import Dataset, Split, batches
+from common.models import fan_in
 from common.run import RunError, generator, written_whole
 
 # (model, images, labels) -> (loss, metrics): the loss is a scalar with a gradient, the metrics are named scalars to
@@ -21,6 +22,7 @@ Transform = Callable[[Tensor, torch.Generator], Tensor]
 # Chosen on Q1's validation MSE, over AdamW's usual 0.999 and OneCycleLR's usual warm-up of 30 % and half a cosine.
 BETAS = (0.9, 0.95)
 WARM_UP = 0.1  # fraction of the steps in which the learning rate rises to its peak; then it falls linearly
+REFERENCE_FAN_IN = 128  # layers this wide take --learning-rate itself
 STEPS_PER_LOOK = 20  # a look at the losses waits for the device, so not at every step
 EVALUATION_BATCH = 500  # keeps to the cache of a CPU; the result does not depend on it beyond rounding
 
@@ -42,8 +44,9 @@ def fit(
     """Train ``model`` in place on ``dataset.train`` and return one record per epoch.
 
     AdamW under a one-cycle learning rate that rises to ``learning_rate`` and falls to nearly zero (Smith & Topin
-    2018), over the parameters that require gradients. Each epoch visits every training image once; its order, and
-    ``transform`` if given, draw from generators made of ``seed`` and the epoch's number.
+    2018), smaller for wide layers (``_by_learning_rate``), over the parameters that require gradients. Each epoch
+    visits every training image once; its order, and ``transform`` if given, draw from generators made of ``seed`` and
+    the epoch's number.
 
     A record holds ``epoch``, ``step`` (training iterations so far), ``learning_rate``, ``train`` (each metric at
     every step of the epoch) and ``validation`` and ``test`` (each metric, by ``evaluate``).
@@ -53,16 +56,16 @@ def fit(
 
     Raises RunError when the loss is not finite, ValueError when nothing is trainable.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trainable:
+    groups = _by_learning_rate(model, learning_rate)
+    if not groups:
         raise ValueError("got a model without trainable parameters, expected at least one: is all of it frozen?")
     images = len(dataset.train)
     device = dataset.train.images.device
     steps = math.ceil(images / batch_size)
-    optimiser = torch.optim.AdamW(trainable, learning_rate, BETAS, weight_decay=weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(groups, learning_rate, BETAS, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser,
-        learning_rate,
+        [group["lr"] for group in groups],
         total_steps=epochs * steps,
         pct_start=WARM_UP,
         anneal_strategy="linear",
@@ -85,7 +88,7 @@ def fit(
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            rate = schedule.get_last_lr()[0]
+            rate = optimiser.param_groups[0]["lr"] / groups[0]["factor"]
             schedule.step()
             values.append(torch.stack([loss.detach(), *(value.detach() for value in metrics.values())]))
             if len(values) % STEPS_PER_LOOK == 0 or len(values) == steps:
@@ -122,6 +125,23 @@ def evaluate(model: nn.Module, loss_fn: LossFunction, split: Split) -> dict[str,
         total += torch.stack(list(metrics.values())).cpu().double() * len(batch)
     model.train(was_training)
     return dict(zip(metrics, (total / len(split)).tolist(), strict=True))
+
+
+def _by_learning_rate(model: nn.Module, learning_rate: float) -> list[dict]:
+    """Group what trains by the peak of its learning rate.
+
+    AdamW's steps are equally large for every weight, so a layer's output moves in proportion to its fan-in. Weights
+    take ``learning_rate`` times sqrt(128 / fan-in), rounded to a power of two so that groups are few, at most 4 times;
+    biases take ``learning_rate``.
+    """
+    groups: dict[float, list] = {}
+    for layer in model.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            terms = fan_in(layer) if name == "weight" else None
+            factor = min(2.0 ** round(math.log2(REFERENCE_FAN_IN / terms) / 2), 4.0) if terms else 1.0
+            if parameter.requires_grad:
+                groups.setdefault(factor, []).append(parameter)
+    return [{"params": members, "lr": learning_rate * factor, "factor": factor} for factor, members in groups.items()]
 
 
 def _stop_unless_finite(losses: list[float], epoch: int, first_step: int, rate: float) -> None:

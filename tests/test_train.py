@@ -8,6 +8,7 @@ from torch import nn
 
 from common import train
 from common.data import Dataset, Split
+from common.models import Autoencoder, Decoder, Encoder
 from common.run import RunError
 
 SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 0.05, "weight_decay": 0.0, "seed": 4}
@@ -76,6 +77,21 @@ def test_learning_rate_rises_to_its_peak_and_ends_near_zero(dataset):
     assert max(rates) <= 0.05
     assert rates.index(max(rates)) == 0  # the peak lies at 10 % of training, the end of the first epoch of ten
     assert rates[-1] < 1e-6
+
+
+def test_wide_layers_take_smaller_steps():
+    model = Autoencoder(Encoder(), Decoder())
+    model.encoder.linear[0].bias.requires_grad_(False)
+    rates = {}
+    for group in train._by_learning_rate(model, 0.01):
+        rates |= {id(parameter): group["lr"] for parameter in group["params"]}
+    encoder, decoder = model.encoder, model.decoder
+    # sqrt(128 / fan-in): 3.8, 0.94, 0.67, 0.35, 1 in the encoder, 3.3, 1, 0.94, 1.3, 1.9 in its mirror
+    layers = [*encoder.convolutions[::2], *encoder.linear, *decoder.linear[:2], *decoder.convolutions[::2]]
+    expected = [0.04, 0.01, 0.005, 0.0025, 0.01, 0.04, 0.01, 0.01, 0.01, 0.02]
+    assert [rates[id(layer.weight)] for layer in layers] == pytest.approx(expected)
+    assert {rates.get(id(layer.bias)) for layer in layers} == {0.01, None}
+    assert id(encoder.linear[0].bias) not in rates
 
 
 def test_same_seed_same_bits_other_seed_others(dataset):
