@@ -13,22 +13,20 @@ claim_a.png, claim_b.png, claim_b_digits.png and claim_c.png to <output-dir>/q3_
 """
 
 import dataclasses
+import re
 import time
-from collections.abc import Callable
 
 import numpy
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
-from torch import Tensor, nn
+from torch import Tensor
 
 from common import checkpoint, data, plots, representation, run, train
+from common.losses import reconstruction_loss, refuse_collapse
 from common.models import Autoencoder, Classifier, Decoder, Encoder, digest, frozen, pixels
 
 EXAMPLES = 3  # of each digit in comparison.png
-PIXEL_CLASSIFIER_IMAGES = 10_000  # training images of the independent classifier: enough for 90 %, fitted in seconds
 ABOUT_THE_SAME = 0.05  # (c) allows Q3's separation to fall short of Q1's by this fraction
 
 
@@ -36,47 +34,10 @@ ABOUT_THE_SAME = 0.05  # (c) allows Q3's separation to fall short of Q1's by thi
 class Config(run.Options):
     epochs: int = 4
     """Passes over the latents of the 55,000 training images, for each of the two decoders."""
-    batch_size: int = 128
-    """Latents per training iteration."""
-    learning_rate: float = 1e-2
-    """Peak of the one-cycle schedule; lower it if the loss is not finite."""
-    weight_decay: float = 0.05
-    """AdamW's decoupled weight decay."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        run.require(self, "epochs", "batch_size", least=1)
-        run.require(self, "weight_decay", least=0)
-        run.require(self, "learning_rate", least=1e-9)
-
-
-def decoder_loss(decoder: nn.Module, latents: Tensor, images: Tensor) -> tuple[Tensor, dict]:
-    """Return the binary cross-entropy, Q1's default loss, and the metrics, each a mean over batch and pixels."""
-    logits = decoder(latents)  # (B, 1, 28, 28)
-    drawn = pixels(logits)
-    loss = F.binary_cross_entropy_with_logits(logits, images)
-    return loss, {"l1": F.l1_loss(drawn, images), "mse": F.mse_loss(drawn, images), "bce": loss}
-
-
-@torch.inference_mode()
-def in_batches(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Apply ``function`` to (N, ...) in batches, without gradients."""
-    return torch.cat([function(batch) for batch in inputs.split(train.EVALUATION_BATCH)])
-
-
-def encode(encoder: nn.Module, dataset: data.Dataset) -> data.Dataset:
-    """Return latents and, in the place of labels, the images they came from: computed once, since it is frozen."""
-
-    def split(images: Tensor) -> data.Split:
-        return data.Split(in_batches(encoder, images).clone(), images)
-
-    splits = (split(part.images) for part in (dataset.train, dataset.validation, dataset.test))
-    return data.Dataset(*splits, dataset.fingerprint)
-
-
-def flat(images: NDArray) -> NDArray:
-    """Return images (N, 1, 28, 28) as rows (N, 784)."""
-    return images.reshape(len(images), -1)
+        run.require(self, "epochs", least=1)
 
 
 def measure(
@@ -91,12 +52,11 @@ def measure(
         (split.images.cpu().numpy(), split.labels.cpu().numpy()) for split in (dataset.train, dataset.test)
     )
     train_writing, writing = representation.handwriting(train_images), representation.handwriting(images)
-    few = slice(PIXEL_CLASSIFIER_IMAGES)
-    classifier = LogisticRegression(C=0.01, tol=1e-3).fit(flat(train_images[few]), train_labels[few])
+    classifier = representation.pixel_classifier(train_images, train_labels)
     measures = {}
     for name, pictures in {"originals": images, **drawn}.items():
         found = {"l1": float(abs(pictures - images).mean()), "mse": float(((pictures - images) ** 2).mean())}
-        found["pixel_classifier_accuracy"] = float(classifier.score(flat(pictures), labels))
+        found["reading_accuracy"] = representation.reading_accuracy(classifier, pictures, labels)
         found |= representation.reconstruction_measures(pictures, images, labels, seed=seed)
         if name in latents:
             of_latents = representation.latent_measures(
@@ -111,18 +71,18 @@ def measure(
 CLAIMS = {
     "(a) Q1's latents keep how a digit was written, Q3's which digit it is": [
         ("test MSE", "mse", "above"),
-        ("R^2 of slant", "latent_slant_within_digit_r2", "below"),
+        ("R^2 within a digit of slant", "latent_slant_within_digit_r2", "below"),
         ("of thickness", "latent_thickness_within_digit_r2", "below"),
         ("of size", "latent_size_within_digit_r2", "below"),
         ("linear probe", "latent_linear_probe_accuracy", "above"),
     ],
     "(b) variability within a digit is higher in Q1": [
-        ("reconstructions keep of it", "within_class_std_ratio", "below"),
+        ("standard deviation within a digit that reconstructions keep", "within_class_std_ratio", "below"),
         ("within-digit share of the latents' variance", "latent_within_class_share", "below"),
     ],
-    "(c) digits are about as well separated in Q3, or better": [
+    "(c) digits are at least about as well separated in Q3": [
         ("Fisher ratio of reconstructions", "fisher_ratio", "not short"),
-        ("independent classifier's accuracy on them", "pixel_classifier_accuracy", "not short"),
+        ("independent classifier's accuracy on them", "reading_accuracy", "not short"),
         ("silhouette of latents", "latent_silhouette", "not short"),
     ],
 }
@@ -153,7 +113,7 @@ SEPARATION = {
 }
 PANELS_C = {
     **{f"latent_{name}": f"latents: {title}" for name, title in SEPARATION.items()},
-    "pixel_classifier_accuracy": "reconstructions:\nindependent classifier's accuracy",
+    "reading_accuracy": "reconstructions:\nindependent classifier's accuracy",
     **{name: f"reconstructions: {title}" for name, title in SEPARATION.items()},
 }
 
@@ -193,44 +153,50 @@ def main(config: Config) -> dict:
     """Freeze, train, save, reload, measure, draw; return the summary."""
     started = time.perf_counter()
     device = run.device(config)
-    folder = run.folder(config, __file__)
     paths = [config.output_dir / script / "model.pt" for script in ("q1_autoencoder", "q2_classifier")]
     q1 = checkpoint.load(paths[0], Autoencoder, config.dataset)
     q2 = checkpoint.load(paths[1], Classifier, config.dataset)
-    if q1.model.encoder.arguments != q2.model.encoder.arguments:
+    sizes = q2.model.encoder.arguments
+    if q1.model.encoder.arguments != sizes:
         raise ValueError(
-            f"Q1's encoder is {q1.model.encoder.arguments}, Q2's is {q2.model.encoder.arguments}, expected the same:"
-            f" make both with one --latent-dim"
+            f"the encoders differ: got {q1.model.encoder.arguments} in Q1 and {sizes} in Q2, expected the same: make"
+            f" Q2's with `python q2_classifier.py --latent-dim {q1.model.encoder.arguments['latent_dim']}`"
         )
+    folder = run.folder(config, __file__)
     dataset = data.load(config.dataset, config.data_dir, device)
     upstream = {str(path): saved.sha256 for path, saved in zip(paths, (q1, q2), strict=True)}
     provenance = run.provenance(config, device, dataset.fingerprint, upstream)
 
-    sizes = q2.model.encoder.arguments
+    recipe = q1.config
+
+    def loss_fn(decoder: Decoder, latents: Tensor, images: Tensor) -> tuple[Tensor, dict]:
+        return reconstruction_loss(decoder, latents, images, recipe["loss"])
+
     random = Encoder(**sizes, generator=run.generator(config.seed, "random encoder"))
     encoders = {"Q3": q2.model.encoder, "random encoder": random}
     models, histories, digests, latents = {}, {}, {}, {}
     for name, encoder in encoders.items():
         frozen(encoder.to(device, memory_format=torch.channels_last))
         digests[name] = [digest(encoder)]
-        encoded = encode(encoder, dataset)
+        encoded = train.encode(encoder, dataset)
         decoder = Decoder(**sizes, generator=run.generator(config.seed, "decoder"))
         decoder.to(device, memory_format=torch.channels_last)
         histories[name] = train.fit(
             decoder,
-            decoder_loss,
+            loss_fn,
             encoded,
             epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
+            batch_size=recipe["batch_size"],
+            learning_rate=recipe["learning_rate"],
+            weight_decay=recipe["weight_decay"],
             seed=config.seed,
             resume=folder / f"{name.replace(' ', '_')}_{run.RESUME}",
             resume_key=str(provenance),
         )
         digests[name].append(digest(encoder))
         if digests[name][0] != digests[name][1]:
-            raise run.RunError(f"{name}: the frozen encoder changed in training: nothing was saved")
+            raise run.RunError(f"{name}: the frozen encoder changed in training; no result was written")
+        refuse_collapse(histories[name][-1]["validation"]["mse"], dataset)
         models[name] = Autoencoder(encoder, decoder)
         latents[name] = (encoded.train.images.cpu().numpy(), encoded.test.images.cpu().numpy())
     checkpoint.save(folder / "model.pt", models["Q3"], config, histories["Q3"][-1])
@@ -239,9 +205,9 @@ def main(config: Config) -> dict:
     models["Q3"] = saved.model.to(device, memory_format=torch.channels_last)
     models["Q1"] = q1.model.to(device, memory_format=torch.channels_last)
     images, labels = dataset.test.images, dataset.test.labels
-    latents["Q1"] = tuple(in_batches(models["Q1"].encoder, x).cpu().numpy() for x in (dataset.train.images, images))
+    latents["Q1"] = tuple(train.apply(models["Q1"].encoder, x).cpu().numpy() for x in (dataset.train.images, images))
     names = ("Q1", "Q3", "random encoder")
-    drawn = {name: in_batches(lambda x, m=models[name]: pixels(m(x)), images).cpu().numpy() for name in names}
+    drawn = {name: pixels(train.apply(models[name], images)).cpu().numpy() for name in names}
     train_pixels, test_pixels = (x.flatten(1).cpu().numpy() for x in (dataset.train.images, images))
     pca = PCA(sizes["latent_dim"], random_state=config.seed).fit(train_pixels)
     pca_name = f"PCA-{sizes['latent_dim']}"
@@ -251,9 +217,9 @@ def main(config: Config) -> dict:
     measures = measure(dataset, latents, drawn, config.seed)
     seconds_measuring = time.perf_counter() - measuring
 
-    unit = run.UNITS["bce"]
     title = "Q3 decoder on the frozen classifier encoder"
-    plots.curves(folder / "loss.png", histories["Q3"], "bce", f"{title}: loss over training iterations", unit)
+    loss = recipe["loss"]
+    plots.curves(folder / "loss.png", histories["Q3"], loss, f"{title}: loss over training iterations", run.UNITS[loss])
     chosen = data.balanced(labels, EXAMPLES, config.seed).view(EXAMPLES, 10).to(images.device)
     examples = [
         {"original": images[picked].cpu()}
@@ -294,7 +260,7 @@ def main(config: Config) -> dict:
             key: value
             for name, found in measures.items()
             if name != "Q3"
-            for key, value in run.quoted(found, "test", name.replace(" ", "_")).items()
+            for key, value in run.quoted(found, "test", re.sub(r"\W", "_", name.lower())).items()
         },
         "verdicts": conclusions,
         "encoder_digest": {name: dict(zip(("before", "after"), pair, strict=True)) for name, pair in digests.items()},

@@ -17,7 +17,7 @@ def warp(
     shift: float = 1.0,
     elastic: float = 0.7,
 ) -> Tensor:
-    """Return warped copies of square ``images`` (B, 1, S, S), no value outside the originals' range.
+    """Return warped copies of square ``images`` (B, 1, S, S); what comes in from outside is 0.
 
     Per image and uniformly at random within +/- the value given: ``rotation`` in degrees, ``scale`` of each sampling
     axis as a fraction, ``shear`` as a slope, ``shift`` of each axis in pixels. On top, a smooth displacement field

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,7 +26,8 @@ from torchvision.transforms import ToTensor
 from tqdm import trange
 
 from common import data, run, train
-from common.models import Autoencoder, Classifier, Decoder, Encoder, Head, frozen, pixels
+from common.losses import classification_loss, reconstruction_loss
+from common.models import Autoencoder, Classifier, Decoder, Encoder, Head, frozen
 
 PLAIN_EPOCHS = 5  # the budget that Q1's default is held to, in epochs of the plain loop
 
@@ -49,22 +49,14 @@ class Config:
         run.require(self, "batch_size", "images", "rounds", least=1)
 
 
-def reconstruct(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the MSE per pixel, a mean over batch and pixels."""
-    loss = F.mse_loss(pixels(model(images)), images)
-    return loss, {"mse": loss}
+def redraw(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return Q1's default loss and metrics."""
+    return reconstruction_loss(model, images, images, "mse")
 
 
 def decode(decoder: nn.Module, latents: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the MSE per pixel of what a decoder makes of latents that were computed beforehand."""
-    loss = F.mse_loss(pixels(decoder(latents)), images)
-    return loss, {"mse": loss}
-
-
-def classify(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the cross-entropy in nats, a mean over the batch."""
-    loss = F.cross_entropy(model(images), labels)
-    return loss, {"cross_entropy": loss}
+    """Return the same for a decoder of latents that were computed beforehand."""
+    return reconstruction_loss(decoder, latents, images, "mse")
 
 
 def plain_loop(model: nn.Module, loss_fn: train.LossFunction, loader: DataLoader, device: torch.device) -> None:
@@ -98,12 +90,6 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-@torch.no_grad()
-def encode(encoder: nn.Module, split: data.Split) -> data.Split:
-    """Return latents and, in the place of labels, their images."""
-    return data.Split(torch.cat([encoder(batch) for batch in split.images.split(1_000)]), split.images)
-
-
 def main(config: Config) -> None:
     """Measure both loops with each model and print the table."""
     device = run.device(config)
@@ -113,20 +99,25 @@ def main(config: Config) -> None:
     loader = DataLoader(Subset(plain_dataset, range(images)), config.batch_size, shuffle=True)
     matrix = torch.randn(2048, 2048, device=device)
 
-    encoder = frozen(Encoder())
-    splits = (encode(encoder.to(device), split) for split in (dataset.train, dataset.validation, dataset.test))
-    encoded = data.Dataset(*splits, dataset.fingerprint)
+    encoder = frozen(Encoder().to(device))
+    encoded = train.encode(encoder, dataset)
     # name -> the plain loop's model and loss, then this loop's, and what this loop trains on
     contests = {
         "autoencoder": (
             Autoencoder(Encoder(), Decoder()),
-            reconstruct,
+            redraw,
             Autoencoder(Encoder(), Decoder()),
-            reconstruct,
+            redraw,
             dataset,
         ),
-        "classifier": (Classifier(Encoder(), Head()), classify, Classifier(Encoder(), Head()), classify, dataset),
-        "decoder, encoder frozen": (Autoencoder(encoder, Decoder()), reconstruct, Decoder(), decode, encoded),
+        "classifier": (
+            Classifier(Encoder(), Head()),
+            classification_loss,
+            Classifier(Encoder(), Head()),
+            classification_loss,
+            dataset,
+        ),
+        "decoder, encoder frozen": (Autoencoder(encoder, Decoder()), redraw, Decoder(), decode, encoded),
     }
     print(f"{device}, {torch.get_num_threads()} threads, batch {config.batch_size}, medians of {config.rounds} turns")
     print(f"{'':24}{'plain loop':>12}{'this loop':>12}{'ratio':>7}{'matmul':>8}{'epochs in the time':>20}")

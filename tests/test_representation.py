@@ -606,3 +606,18 @@ def test_nothing_that_is_given_is_modified():
     assert numpy.array_equal(points, before[0])
     assert numpy.array_equal(labels, before[1])
     assert numpy.array_equal(writing["slant"], points[:, 0])
+
+
+def test_the_pixel_classifier_reads_images_and_not_shuffled_labels():
+    random = numpy.random.default_rng(3)
+    labels = random.permutation(numpy.arange(600) % 10)
+    images = random.random((600, 1, 28, 28)) * 0.3
+    images[numpy.arange(600), 0, 2 * labels, 5:20] = 1.0
+    classifier = representation.pixel_classifier(images[:400], labels[:400])
+    assert representation.reading_accuracy(classifier, images[400:], labels[400:]) == 1.0
+    wrong = labels[400:].copy()
+    wrong[:50] = (wrong[:50] + 1) % 10
+    assert representation.reading_accuracy(classifier, images[400:], wrong) == 150 / 200
+    assert representation.reading_accuracy(classifier, numpy.zeros_like(images[400:]), labels[400:]) == pytest.approx(
+        0.1, abs=0.05
+    )

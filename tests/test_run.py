@@ -421,6 +421,7 @@ def test_provenance_holds_what_a_result_depends_on():
         },
         "data_sha256": "fingerprint",
         "upstream_sha256": {"/out/q1/model.pt": "abc"},
+        "source_sha256": run.source_sha256(),
         "git_commit": run.git_commit(),
     }
 
@@ -500,3 +501,14 @@ def test_finish_refuses_numbers_that_are_no_json_before_it_writes_anything(tmp_p
     with pytest.raises(ValueError):
         run.finish(tmp_path, {}, history, summary)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_source_digest_covers_scripts_and_common_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "REPOSITORY", tmp_path)
+    (tmp_path / "common").mkdir()
+    digests = {run.source_sha256()}
+    for name in ("q1.py", "common/a.py"):
+        (tmp_path / name).write_text("x = 1")
+        digests.add(run.source_sha256())
+    (tmp_path / "notes.txt").write_text("not code")
+    assert len(digests) == 3 and run.source_sha256() in digests

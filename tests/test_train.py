@@ -164,7 +164,7 @@ def test_non_finite_loss_stops_with_epoch_step_and_rate(dataset, bad_step):
 def test_evaluate_weighs_by_images_in_evaluation_mode_without_gradients(dataset):
     model = Linear()
     model.train()
-    # 2,100 images fall into batches of 1,000, 1,000 and 100: a mean of batch means would weigh the last tenfold
+    # 2,100 images fall into four batches of 500 and one of 100: a mean of batch means would weigh the last fivefold
     shifted = Split(dataset.test.images.clone(), dataset.test.labels)
     shifted.images[2_000:] *= 50
     measured = train.evaluate(model, loss_fn, shifted)
