@@ -32,7 +32,7 @@ ABOUT_THE_SAME = 0.05  # (c) allows Q3's separation to fall short of Q1's by thi
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    epochs: int = 4
+    epochs: int = 3
     """Passes over the latents of the 55,000 training images, for each of the two decoders."""
 
     def __post_init__(self) -> None:

@@ -51,12 +51,12 @@ class Config:
 
 def redraw(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Return Q1's default loss and metrics."""
-    return reconstruction_loss(model, images, images, "mse")
+    return reconstruction_loss(model, images, images, "bce")
 
 
 def decode(decoder: nn.Module, latents: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the same for a decoder of latents that were computed beforehand."""
-    return reconstruction_loss(decoder, latents, images, "mse")
+    return reconstruction_loss(decoder, latents, images, "bce")
 
 
 def plain_loop(model: nn.Module, loss_fn: train.LossFunction, loader: DataLoader, device: torch.device) -> None:

@@ -159,7 +159,7 @@ def knn_accuracy(train_points: NDArray, train_labels: NDArray, points: NDArray, 
     A fraction, 0 to 1; higher means that close points more often share the digit. Scale-free and rotation-free. Cover
     and Hart 1967, by scikit-learn.
     """
-    return _accuracy(KNeighborsClassifier(5), train_points, train_labels, points, labels)
+    return _accuracy(KNeighborsClassifier(5, algorithm="brute"), train_points, train_labels, points, labels)
 
 
 def class_mean_accuracy(train_points: NDArray, train_labels: NDArray, points: NDArray, labels: NDArray) -> float:

@@ -131,14 +131,13 @@ def _by_learning_rate(model: nn.Module, learning_rate: float) -> list[dict]:
     """Group what trains by the peak of its learning rate.
 
     AdamW's steps are equally large for every weight, so a layer's output moves in proportion to its fan-in. Weights
-    take ``learning_rate`` times sqrt(128 / fan-in), rounded to a power of two so that groups are few, at most 4 times;
-    biases take ``learning_rate``.
+    take ``learning_rate`` times sqrt(128 / fan-in), at most 4 times; biases take ``learning_rate``.
     """
     groups: dict[float, list] = {}
     for layer in model.modules():
         for name, parameter in layer.named_parameters(recurse=False):
             terms = fan_in(layer) if name == "weight" else None
-            factor = min(2.0 ** round(math.log2(REFERENCE_FAN_IN / terms) / 2), 4.0) if terms else 1.0
+            factor = min(math.sqrt(REFERENCE_FAN_IN / terms), 4.0) if terms else 1.0
             if parameter.requires_grad:
                 groups.setdefault(factor, []).append(parameter)
     return [{"params": members, "lr": learning_rate * factor, "factor": factor} for factor, members in groups.items()]
