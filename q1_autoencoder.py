@@ -1,8 +1,10 @@
 """Q1: what does an encoder keep when all of the image must come back?
 
-Trains a convolutional autoencoder with 12 latents and draws its loss, its reconstructions and its latents.
+Trains a convolutional autoencoder with 12 latents and draws its loss, its reconstructions and its latents. Nearly all
+of a typical digit survives: test MSE 0.0094 and L1 0.0317 per pixel (seed 0, n = 1), where 12 principal components give
+0.0312 and 0.0948.
 
-    python q1_autoencoder.py
+    python q1_autoencoder.py    # 1.5 minutes on 2 CPU cores
 
 Needs nothing; fetches the data on first use.
 Writes config.json, metrics.jsonl, summary.json, model.pt, loss.png, reconstructions.png and latents.png to

@@ -1,8 +1,9 @@
 """Q2: what does the same encoder learn when only the class must come out?
 
-Trains a classifier, Q1's encoder and a small head, and draws its loss, its accuracy and its mistakes.
+Trains a classifier, Q1's encoder and a small head, and draws its loss, its accuracy and its mistakes. It reads 99.34 %
+of the test images (seed 0, n = 1); on pixels, 3 nearest neighbours read 96.92 % and logistic regression 91.94 %.
 
-    python q2_classifier.py
+    python q2_classifier.py    # 1.2 minutes on 2 CPU cores
 
 Needs nothing; fetches the data on first use.
 Writes config.json, metrics.jsonl, summary.json, model.pt, loss.png, accuracy.png, confusion.png and mistakes.png to

@@ -3,9 +3,11 @@
 Freezes Q2's encoder, trains a new decoder on its latents with Q1's recipe, and measures three claims against Q1:
 (a) the autoencoder's latents keep how a digit was written, the classifier's which digit it is; (b) Q1's reconstructions
 vary more within a digit; (c) the digits are about equally well separated, or slightly better in Q3. Controls: a random
-frozen encoder with a decoder of its own, and PCA.
+frozen encoder with a decoder of its own, and PCA. All three hold (seed 0, n = 1): test MSE is 0.0298 against Q1's
+0.0094; reconstructions keep 0.65 of the standard deviation within a digit, Q1's 0.91; their Fisher ratio is 0.64
+against 0.33, which is more than the "slightly" of the report.
 
-    python q3_frozen_decoder.py
+    python q3_frozen_decoder.py    # 1 minute on 2 CPU cores
 
 Needs the checkpoints of q1_autoencoder.py and q2_classifier.py in the same output folder.
 Writes config.json, metrics.jsonl, summary.json, model.pt, table.md, loss.png, reconstructions.png, comparison.png,
@@ -113,7 +115,7 @@ SEPARATION = {
 }
 PANELS_C = {
     **{f"latent_{name}": f"latents: {title}" for name, title in SEPARATION.items()},
-    "reading_accuracy": "reconstructions:\nindependent classifier's accuracy",
+    "reading_accuracy": "reconstructions: independent\nclassifier's accuracy",
     **{name: f"reconstructions: {title}" for name, title in SEPARATION.items()},
 }
 
