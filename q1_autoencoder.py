@@ -87,7 +87,8 @@ def main(config: Config) -> dict:
     history = train.fit(
         model,
         loss_fn,
-        dataset,
+        dataset.train,
+        dataset.held_out,
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,

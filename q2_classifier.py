@@ -80,7 +80,8 @@ def main(config: Config) -> dict:
     history = train.fit(
         model,
         classification_loss,
-        dataset,
+        dataset.train,
+        dataset.held_out,
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,

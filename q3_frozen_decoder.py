@@ -187,7 +187,8 @@ def main(config: Config) -> dict:
         histories[name] = train.fit(
             decoder,
             loss_fn,
-            encoded,
+            encoded.train,
+            encoded.held_out,
             epochs=config.epochs,
             batch_size=recipe["batch_size"],
             learning_rate=recipe["learning_rate"],

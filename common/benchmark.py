@@ -70,9 +70,9 @@ def plain_loop(model: nn.Module, loss_fn: train.LossFunction, loader: DataLoader
         optimiser.step()
 
 
-def our_loop(model: nn.Module, loss_fn: train.LossFunction, dataset: data.Dataset, batch_size: int) -> None:
+def our_loop(model: nn.Module, loss_fn: train.LossFunction, examples: data.Split, batch_size: int) -> None:
     """Train for one epoch with the loop that the scripts use."""
-    train.fit(model, loss_fn, dataset, epochs=1, batch_size=batch_size, learning_rate=1e-3, weight_decay=1e-2, seed=0)
+    train.fit(model, loss_fn, examples, {}, epochs=1, batch_size=batch_size, learning_rate=1e-3, weight_decay=1e-2, seed=0)
 
 
 def evaluation(model: nn.Module, loss_fn: train.LossFunction, dataset: data.Dataset) -> None:
@@ -128,11 +128,9 @@ def main(config: Config) -> None:
         batch = trained_on.train[: config.batch_size]
         with FlopCounterMode(display=False) as counter:
             our_loss(our_model, batch.images, batch.labels)[0].backward()
-        one = trained_on.train[:1]
-        training_only = data.Dataset(trained_on.train[:images], one, one, trained_on.fingerprint)
         work = {
             "plain": partial(plain_loop, plain_model, plain_loss, loader, device),
-            "ours": partial(our_loop, our_model, our_loss, training_only, config.batch_size),
+            "ours": partial(our_loop, our_model, our_loss, trained_on.train[:images], config.batch_size),
             "evaluation": partial(evaluation, our_model, our_loss, trained_on),
             "matmul": partial(torch.mm, matrix, matrix),
         }

@@ -38,10 +38,10 @@ def save(path: Path, model: nn.Module, options: Options, last_record: dict) -> N
     """Write ``model`` to ``path``: constructor arguments, weights, options, results and library versions.
 
     Of the options all but the folders, so that the same run gives the same bytes wherever it writes; the results are
-    the validation and test metrics of ``last_record``, the last one that ``train.fit`` returned.
+    what ``last_record``, the last one that ``train.fit`` returned, says of the evaluated splits.
     """
     config = {name: value for name, value in dataclasses.asdict(options).items() if not isinstance(value, Path)}
-    summary = {name: last_record[name] for name in ("epoch", "step", "validation", "test")}
+    summary = {name: value for name, value in last_record.items() if name not in ("learning_rate", "train")}
     content = {
         "model": _describe(model),
         "config": config,

@@ -41,6 +41,11 @@ class Dataset:
     test: Split
     fingerprint: str
 
+    @property
+    def held_out(self) -> dict[str, Split]:
+        """The splits that nothing is trained on, by name."""
+        return {"validation": self.validation, "test": self.test}
+
 
 def load(dataset: str, data_dir: Path, device: torch.device | str = "cpu") -> Dataset:
     """Load ``dataset`` ("mnist", "fashion-mnist", "kmnist", "qmnist"), fetching what is missing into ``data_dir``.

@@ -30,13 +30,19 @@ def reconstruction_loss(
     return torch.where(started, metrics[minimise], metrics["bce"]), metrics
 
 
-def classification_loss(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def classification_loss(
+    model: nn.Module, images: Tensor, labels: Tensor, smoothing: float = 0.0
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the cross-entropy in nats as the loss, and the metrics "cross_entropy" and "accuracy" (a fraction), each
     a mean over the batch.
+
+    The loss, not the metric, takes ``smoothing`` of each label's weight and gives it to all classes alike (Szegedy et
+    al. 2016).
     """
     logits = model(images)  # (B, 10)
-    loss = F.cross_entropy(logits, labels)
-    return loss, {"cross_entropy": loss, "accuracy": (logits.argmax(1) == labels).float().mean()}
+    cross_entropy = F.cross_entropy(logits, labels)
+    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing) if smoothing else cross_entropy
+    return loss, {"cross_entropy": cross_entropy, "accuracy": (logits.argmax(1) == labels).float().mean()}
 
 
 def refuse_collapse(mse: float, dataset: Dataset) -> None:

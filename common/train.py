@@ -30,7 +30,8 @@ EVALUATION_BATCH = 500  # keeps to the cache of a CPU; the result does not depen
 def fit(
     model: nn.Module,
     loss_fn: LossFunction,
-    dataset: Dataset,
+    examples: Split,
+    evaluated: dict[str, Split],
     *,
     epochs: int,
     batch_size: int,
@@ -41,15 +42,15 @@ def fit(
     resume: Path | None = None,
     resume_key: str = "",
 ) -> list[dict]:
-    """Train ``model`` in place on ``dataset.train`` and return one record per epoch.
+    """Train ``model`` in place on ``examples`` and return one record per epoch.
 
     AdamW under a one-cycle learning rate that rises to ``learning_rate`` and falls to nearly zero (Smith & Topin
     2018), smaller for wide layers (``_by_learning_rate``), over the parameters that require gradients. Each epoch
-    visits every training image once; its order, and ``transform`` if given, draw from generators made of ``seed`` and
+    visits every example once; its order, and ``transform`` if given, draw from generators made of ``seed`` and
     the epoch's number.
 
     A record holds ``epoch``, ``step`` (training iterations so far), ``learning_rate``, ``train`` (each metric at
-    every step of the epoch) and ``validation`` and ``test`` (each metric, by ``evaluate``).
+    every step of the epoch) and under each name in ``evaluated`` that split's metrics, by ``evaluate``.
 
     With ``resume``, the state after each epoch is kept in that file, and a run that finds it there under the same
     ``resume_key`` goes on from it to the same bits.
@@ -59,8 +60,8 @@ def fit(
     groups = _by_learning_rate(model, learning_rate)
     if not groups:
         raise ValueError("got a model without trainable parameters, expected at least one: is all of it frozen?")
-    images = len(dataset.train)
-    device = dataset.train.images.device
+    images = len(examples)
+    device = examples.images.device
     steps = math.ceil(images / batch_size)
     optimiser = torch.optim.AdamW(groups, learning_rate, BETAS, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -81,8 +82,8 @@ def fit(
         model.train()
         noise = generator(seed, f"transform/{epoch}", device)
         values, rates, looked = [], [], 0
-        for indices in batches(dataset.train, batch_size, generator(seed, f"batches/{epoch}")):
-            batch = dataset.train[indices]
+        for indices in batches(examples, batch_size, generator(seed, f"batches/{epoch}")):
+            batch = examples[indices]
             inputs = batch.images if transform is None else transform(batch.images, noise)
             loss, metrics = loss_fn(model, inputs, batch.labels)
             optimiser.zero_grad()
@@ -99,8 +100,7 @@ def fit(
                 progress.update(min(((epoch - 1) * images + looked * batch_size), epoch * images) - progress.n)
         record = {"epoch": epoch, "step": epoch * steps, "learning_rate": rates[-1]}
         record["train"] = dict(zip(metrics, torch.stack(values)[:, 1:].T.tolist(), strict=True))
-        for name in ("validation", "test"):
-            record[name] = evaluate(model, loss_fn, getattr(dataset, name))
+        record |= {name: evaluate(model, loss_fn, split) for name, split in evaluated.items()}
         history.append(record)
         if resume:
             with written_whole(resume) as beside:
@@ -152,10 +152,11 @@ def _stop_unless_finite(losses: list[float], rates: list[float], epoch: int, fir
             )
 
 
-@torch.inference_mode()
 def apply(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """Return ``function`` of inputs (N, ...), in batches and without gradients."""
-    return torch.cat([function(batch) for batch in inputs.split(EVALUATION_BATCH)])
+    with torch.inference_mode():
+        outputs = [function(batch) for batch in inputs.split(EVALUATION_BATCH)]
+    return torch.cat(outputs)  # outside, since autograd takes nothing that was made in inference mode
 
 
 def encode(encoder: nn.Module, dataset: Dataset) -> Dataset:
@@ -164,10 +165,7 @@ def encode(encoder: nn.Module, dataset: Dataset) -> Dataset:
     Done once for a frozen encoder, this saves its forward pass at every step.
     """
     splits = (dataset.train, dataset.validation, dataset.test)
-    # A clone, since autograd does not take what was made in inference mode.
-    return Dataset(
-        *(Split(apply(encoder, split.images).clone(), split.images) for split in splits), dataset.fingerprint
-    )
+    return Dataset(*(Split(apply(encoder, split.images), split.images) for split in splits), dataset.fingerprint)
 
 
 def _resume(state: dict, path: Path | None, key: str) -> list[dict]:

@@ -47,7 +47,7 @@ def dataset() -> Dataset:
 
 def test_fit_learns_and_records_every_step_and_every_epoch(dataset):
     model = Linear()
-    history = train.fit(model, loss_fn, dataset, **SETTINGS)
+    history = train.fit(model, loss_fn, dataset.train, dataset.held_out, **SETTINGS)
     assert [record["epoch"] for record in history] == [1, 2, 3]
     assert [record["step"] for record in history] == [4, 8, 12]  # 50 images in batches of 16, 16, 16 and 2
     assert all(len(record["train"]["cross_entropy"]) == 4 for record in history)
@@ -64,7 +64,7 @@ def test_first_recorded_loss_is_that_of_the_first_batch_before_any_step(dataset)
         seen.append((images.clone(), labels.clone()))
         return loss_fn(model, images, labels)
 
-    history = train.fit(Linear(), watching, dataset, **SETTINGS)
+    history = train.fit(Linear(), watching, dataset.train, dataset.held_out, **SETTINGS)
     images, labels = seen[0]
     logits = images.double().numpy() @ Linear().layer.weight.detach().double().numpy().T
     exponentials = torch.from_numpy(logits).exp()
@@ -73,7 +73,7 @@ def test_first_recorded_loss_is_that_of_the_first_batch_before_any_step(dataset)
 
 
 def test_learning_rate_rises_to_its_peak_and_ends_near_zero(dataset):
-    rates = [record["learning_rate"] for record in train.fit(Linear(), loss_fn, dataset, **SETTINGS | {"epochs": 10})]
+    rates = [record["learning_rate"] for record in train.fit(Linear(), loss_fn, dataset.train, dataset.held_out, **SETTINGS | {"epochs": 10})]
     assert max(rates) <= 0.05
     assert rates.index(max(rates)) == 0  # the peak lies at 10 % of training, the end of the first epoch of ten
     assert rates[-1] < 1e-6
@@ -99,16 +99,16 @@ def test_same_seed_same_bits_other_seed_others(dataset):
     for seed in (4, 4, 5):
         torch.manual_seed(seed * 100 + len(runs))  # the global generator must not matter
         model = Linear()
-        runs.append((train.fit(model, loss_fn, dataset, **SETTINGS | {"seed": seed}), model.layer.weight))
+        runs.append((train.fit(model, loss_fn, dataset.train, dataset.held_out, **SETTINGS | {"seed": seed}), model.layer.weight))
     assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
     assert runs[0][0] != runs[2][0]
 
 
 def test_evaluating_changes_nothing_in_training(dataset, monkeypatch):
     with_evaluation, without = Linear(), Linear()
-    train.fit(with_evaluation, loss_fn, dataset, **SETTINGS)
+    train.fit(with_evaluation, loss_fn, dataset.train, dataset.held_out, **SETTINGS)
     monkeypatch.setattr(train, "evaluate", lambda model, loss_fn, split: {})
-    train.fit(without, loss_fn, dataset, **SETTINGS)
+    train.fit(without, loss_fn, dataset.train, dataset.held_out, **SETTINGS)
     assert torch.equal(with_evaluation.layer.weight, without.layer.weight)
 
 
@@ -116,18 +116,18 @@ def test_only_what_requires_gradients_is_trained(dataset):
     model = Linear()
     before = model.layer.weight.detach().clone()
     model.layer.weight.requires_grad_(False)
-    train.fit(model, loss_fn, dataset, **SETTINGS | {"weight_decay": 0.5})
+    train.fit(model, loss_fn, dataset.train, dataset.held_out, **SETTINGS | {"weight_decay": 0.5})
     assert torch.equal(model.layer.weight, before)
     assert model.layer.bias.abs().min() > 0
     model.layer.bias.requires_grad_(False)
     with pytest.raises(ValueError, match="trainable"):
-        train.fit(model, loss_fn, dataset, **SETTINGS)
+        train.fit(model, loss_fn, dataset.train, dataset.held_out, **SETTINGS)
 
 
 def test_transform_changes_training_batches_only(dataset):
     # trained on negated images, the model is wrong on the untouched ones
     settings = SETTINGS | {"epochs": 30}
-    history = train.fit(Linear(), loss_fn, dataset, **settings, transform=lambda images, generator: -images)
+    history = train.fit(Linear(), loss_fn, dataset.train, dataset.held_out, **settings, transform=lambda images, generator: -images)
     assert history[-1]["train"]["accuracy"][0] > 0.6 > history[-1]["validation"]["accuracy"]
 
 
@@ -138,8 +138,8 @@ def test_transform_draws_other_numbers_in_every_batch_and_the_same_in_every_run(
         drawn.append(torch.rand(1, generator=generator).item())
         return images
 
-    train.fit(Linear(), loss_fn, dataset, **SETTINGS, transform=draw)
-    train.fit(Linear(), loss_fn, dataset, **SETTINGS, transform=draw)
+    train.fit(Linear(), loss_fn, dataset.train, dataset.held_out, **SETTINGS, transform=draw)
+    train.fit(Linear(), loss_fn, dataset.train, dataset.held_out, **SETTINGS, transform=draw)
     assert len(set(drawn[:12])) == 12
     assert drawn[:12] == drawn[12:]
 
@@ -158,7 +158,7 @@ def test_non_finite_loss_stops_with_epoch_step_and_rate(dataset, bad_step):
 
     epoch = 1 if bad_step <= 4 else 2
     with pytest.raises(RunError, match=rf"nan in epoch {epoch}, step {bad_step}, at learning rate .*--learning-rate"):
-        train.fit(Linear(), breaking, dataset, **SETTINGS)
+        train.fit(Linear(), breaking, dataset.train, dataset.held_out, **SETTINGS)
 
 
 def test_evaluate_weighs_by_images_in_evaluation_mode_without_gradients(dataset):
@@ -179,7 +179,7 @@ def test_evaluate_weighs_by_images_in_evaluation_mode_without_gradients(dataset)
 
 def test_interrupted_run_goes_on_to_the_same_bits(dataset, tmp_path, capsys):
     whole = Linear()
-    expected = train.fit(whole, loss_fn, dataset, **SETTINGS)
+    expected = train.fit(whole, loss_fn, dataset.train, dataset.held_out, **SETTINGS)
     calls = []
 
     def killed(model, images, labels):
@@ -190,25 +190,25 @@ def test_interrupted_run_goes_on_to_the_same_bits(dataset, tmp_path, capsys):
 
     keeping = SETTINGS | {"resume": tmp_path / "resume.pt", "resume_key": "these options"}
     with pytest.raises(KeyboardInterrupt):
-        train.fit(Linear(), killed, dataset, **keeping)
+        train.fit(Linear(), killed, dataset.train, dataset.held_out, **keeping)
     resumed, calls = Linear(), []
-    history = train.fit(resumed, loss_fn, dataset, **keeping)
+    history = train.fit(resumed, loss_fn, dataset.train, dataset.held_out, **keeping)
     assert "going on after epoch 1" in capsys.readouterr().out
     assert history == expected
     assert torch.equal(resumed.layer.weight, whole.layer.weight)
 
-    other = train.fit(Linear(), loss_fn, dataset, **keeping | {"resume_key": "other options", "epochs": 2})
+    other = train.fit(Linear(), loss_fn, dataset.train, dataset.held_out, **keeping | {"resume_key": "other options", "epochs": 2})
     assert len(other) == 2 and "going on" not in capsys.readouterr().out
 
 
 def test_damaged_resume_file_is_said_and_started_over(dataset, tmp_path, capsys):
     path = tmp_path / "resume.pt"
     path.write_bytes(b"cut short")
-    history = train.fit(Linear(), loss_fn, dataset, **SETTINGS, resume=path, resume_key="key")
-    assert history == train.fit(Linear(), loss_fn, dataset, **SETTINGS)
+    history = train.fit(Linear(), loss_fn, dataset.train, dataset.held_out, **SETTINGS, resume=path, resume_key="key")
+    assert history == train.fit(Linear(), loss_fn, dataset.train, dataset.held_out, **SETTINGS)
     assert str(path) in capsys.readouterr().out
 
 
 def test_progress_bar_is_quiet_when_not_on_a_terminal(dataset, capsys):
-    train.fit(Linear(), loss_fn, dataset, **SETTINGS)
+    train.fit(Linear(), loss_fn, dataset.train, dataset.held_out, **SETTINGS)
     assert capsys.readouterr() == ("", "")
