@@ -72,7 +72,9 @@ def plain_loop(model: nn.Module, loss_fn: train.LossFunction, loader: DataLoader
 
 def our_loop(model: nn.Module, loss_fn: train.LossFunction, examples: data.Split, batch_size: int) -> None:
     """Train for one epoch with the loop that the scripts use."""
-    train.fit(model, loss_fn, examples, {}, epochs=1, batch_size=batch_size, learning_rate=1e-3, weight_decay=1e-2, seed=0)
+    train.fit(
+        model, loss_fn, examples, {}, epochs=1, batch_size=batch_size, learning_rate=1e-3, weight_decay=1e-2, seed=0
+    )
 
 
 def evaluation(model: nn.Module, loss_fn: train.LossFunction, dataset: data.Dataset) -> None:

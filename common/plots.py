@@ -71,10 +71,108 @@ def curves(path: Path, history: list[dict], metric: str, title: str, unit: str, 
             axes.set_ylim(max(0.0, float(settled.min()) - 0.02), 1.002)
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         else:
-            axes.set_yscale("log")
-            for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                formatted(FuncFormatter(_plain_tick))
+            _log_axis(axes)
         axes.legend(loc="lower right" if percent else "upper right")
+
+
+def train_against_test(
+    path: Path,
+    panels: dict[str, list[list[dict]]],
+    metric: str,
+    title: str,
+    unit: str,
+    *,
+    percent: bool = False,
+    columns: int = 2,
+) -> None:
+    """Draw ``metric`` over training iterations on the training examples and on test images, every panel on one scale.
+
+    A panel maps its title to the histories of several draws, what ``train.fit`` returns with "examples" and "test": the
+    first is drawn thick, and the title goes on with its last values and their gap. Axes as in ``curves``.
+    """
+    rows = -(-len(panels) // columns)
+    with _figure(path, max(7.0, 4.6 * columns), 3 * rows + 1.0) as figure:
+        figure.suptitle(title, fontsize=11)
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for (name, histories), axes in zip(panels.items(), grid.flat, strict=True):
+            for number, history in reversed(list(enumerate(histories))):  # the thick one last, on top
+                for split, label in (("examples", "train"), ("test", "test")):
+                    axes.plot(
+                        [record["step"] for record in history],
+                        [record[split][metric] for record in history],
+                        color=SPLIT_COLOURS[label],
+                        label=f"{label}, {'the other draws' if number else 'one draw'}",
+                        **({"linewidth": 0.8, "alpha": 0.5} if number else {"linewidth": 2.2}),
+                    )
+            train, test = (histories[0][-1][split][metric] for split in ("examples", "test"))
+            if percent:
+                numbers = f"train {train:.1%}, test {test:.1%}: over-fitting by {100 * (train - test):.1f} points"
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            else:
+                numbers = f"train {train:.3g}, test {test:.3g}: {test / train:.1f} times as much"
+                _log_axis(axes)
+            axes.set_title(f"{name}\n{numbers}", fontsize=9)
+            axes.set_xlim(left=0)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(unit)
+        for axes in grid[-1]:
+            axes.set_xlabel("training iteration")
+        by_label = dict(zip(*reversed(grid[0, 0].get_legend_handles_labels()), strict=True))
+        figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=2 * columns)
+
+
+def label_curve(
+    path: Path, shots: list[int], panels: dict[str, dict[str, NDArray]], title: str, label: str, note: dict[str, str]
+) -> None:
+    """Draw accuracy against labelled images per digit, a panel per regime on one scale.
+
+    A panel maps names to accuracies (len(shots), draws): their mean is a line, their range a band. ``note`` is a line
+    under each panel's title.
+    """
+    with _figure(path, 9.2, 4.2) as figure:
+        figure.suptitle(title, fontsize=11)
+        grid = figure.subplots(1, len(panels), sharey=True)
+        for (regime, series), axes in zip(panels.items(), grid, strict=True):
+            for (name, accuracies), colour, marker in zip(series.items(), SERIES_COLOURS, "os", strict=False):
+                axes.plot(shots, accuracies.mean(1), color=colour, marker=marker, label=name)
+                axes.fill_between(shots, accuracies.min(1), accuracies.max(1), color=colour, alpha=0.2, linewidth=0)
+            axes.set_title(f"{regime}\n{note[regime]}", fontsize=9)
+            axes.set_xscale("log")
+            axes.set_xticks(shots, [str(number) for number in shots])
+            axes.minorticks_off()
+            axes.set_xlabel("labelled images per digit")
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        grid[0].set_ylabel(label)
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+
+
+def dots(
+    path: Path, rows: dict[str, list[float]], title: str, label: str, others: dict[str, float], other: str
+) -> None:
+    """Draw a row of dots for each name: accuracies of several draws as dots, their mean as a line with its value and
+    standard deviation. ``others``, for some names, is one more value each, drawn hollow and named ``other``.
+    """
+    with _figure(path, 7.5, 0.42 * len(rows) + 1.5) as figure:
+        axes = figure.subplots()
+        for height, (name, values) in enumerate(rows.items()):
+            axes.plot(values, [height] * len(values), "o", color=SERIES_COLOURS[0], alpha=0.6, label="a draw")
+            mean, deviation = numpy.mean(values), numpy.std(values, ddof=1)
+            axes.plot([mean, mean], [height - 0.3, height + 0.3], color="black", linewidth=1.5, label="mean of draws")
+            if name in others:
+                axes.plot(others[name], height, "D", markerfacecolor="none", color=SERIES_COLOURS[1], label=other)
+            axes.annotate(
+                f"{mean:.1%} \N{PLUS-MINUS SIGN} {100 * deviation:.1f}",
+                (1.01, height),
+                xycoords=("axes fraction", "data"),
+                va="center",
+                fontsize=9,
+            )
+        axes.set_yticks(range(len(rows)), rows)
+        axes.invert_yaxis()
+        axes.set(title=title, xlabel=label)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        by_label = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=3)
 
 
 def reconstructions(path: Path, examples: list[dict[str, Tensor]], labels: Tensor, title: str) -> None:
@@ -169,7 +267,7 @@ def mistakes(
 def bars(path: Path, panels: dict[str, dict[str, float]], title: str, columns: int = 4) -> None:
     """Draw one panel per measure (its title -> series name -> value), a bar per series, with its value on it."""
     rows = -(-len(panels) // columns)
-    with _figure(path, 2.4 * columns, 2.3 * rows + 0.9) as figure:
+    with _figure(path, max(7.2, 2.4 * columns), 2.3 * rows + 0.9) as figure:
         figure.suptitle(title, fontsize=11)
         grid = figure.subplots(rows, columns, squeeze=False).flat
         for (name, values), axes in zip(panels.items(), grid):  # noqa: B905 (grid last and longer, see mistakes)
@@ -195,6 +293,12 @@ def digit_lines(path: Path, series: dict[str, NDArray], title: str, label: str, 
         axes.set(title=title, xlabel="digit", ylabel=label, xticks=range(10))
         axes.set_ylim(bottom=0)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(series))
+
+
+def _log_axis(axes: Axes) -> None:
+    axes.set_yscale("log")
+    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatted(FuncFormatter(_plain_tick))
 
 
 def _plain_tick(value: float, position: int) -> str:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -152,22 +153,23 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def quoted(values: dict[str, float], split: str, baseline: str = "") -> dict[str, dict]:
-    """Turn metrics (name -> value) into the form of summary.json: mean, std, n (runs), unit and split, by the name
-    "test/l1", or "pca_12/test/l1" for a baseline's.
+def quoted(values: dict[str, float | list[float]], split: str, prefix: str = "") -> dict[str, dict]:
+    """Turn metrics (name -> the value of a run, or a list with one of each run) into the form of summary.json: mean,
+    std (of the sample, None for one run), n (runs), unit and split, by the name "test/l1", or "pca_12/test/l1" with a
+    prefix.
     """
-    prefix = f"{baseline}/{split}" if baseline else split
-    return {
-        # JSON has no infinity, which some measures of separation reach
-        f"{prefix}/{name}": {
-            "mean": value if math.isfinite(value) else None,
-            "std": None,
-            "n": 1,
+    entries = {}
+    for name, value in values.items():
+        runs = value if isinstance(value, list) else [value]
+        mean, std = statistics.fmean(runs), statistics.stdev(runs) if len(runs) > 1 else None
+        entries[f"{prefix}/{split}/{name}".lstrip("/")] = {
+            "mean": mean if math.isfinite(mean) else None,  # JSON has no infinity, which some measures reach
+            "std": std,
+            "n": len(runs),
             "unit": _unit(name),
             "split": split,
         }
-        for name, value in values.items()
-    }
+    return entries
 
 
 def _unit(name: str) -> str:
@@ -202,7 +204,7 @@ def finish(folder: Path, provenance: dict[str, Any], history: list[dict], summar
     }
     for name, text in texts.items():
         write_text(folder / name, text)
-    for state in folder.glob(f"*{RESUME}"):
+    for state in folder.rglob(f"*{RESUME}"):
         state.unlink()
 
 

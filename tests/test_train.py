@@ -73,7 +73,10 @@ def test_first_recorded_loss_is_that_of_the_first_batch_before_any_step(dataset)
 
 
 def test_learning_rate_rises_to_its_peak_and_ends_near_zero(dataset):
-    rates = [record["learning_rate"] for record in train.fit(Linear(), loss_fn, dataset.train, dataset.held_out, **SETTINGS | {"epochs": 10})]
+    rates = [
+        record["learning_rate"]
+        for record in train.fit(Linear(), loss_fn, dataset.train, dataset.held_out, **SETTINGS | {"epochs": 10})
+    ]
     assert max(rates) <= 0.05
     assert rates.index(max(rates)) == 0  # the peak lies at 10 % of training, the end of the first epoch of ten
     assert rates[-1] < 1e-6
@@ -99,7 +102,12 @@ def test_same_seed_same_bits_other_seed_others(dataset):
     for seed in (4, 4, 5):
         torch.manual_seed(seed * 100 + len(runs))  # the global generator must not matter
         model = Linear()
-        runs.append((train.fit(model, loss_fn, dataset.train, dataset.held_out, **SETTINGS | {"seed": seed}), model.layer.weight))
+        runs.append(
+            (
+                train.fit(model, loss_fn, dataset.train, dataset.held_out, **SETTINGS | {"seed": seed}),
+                model.layer.weight,
+            )
+        )
     assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
     assert runs[0][0] != runs[2][0]
 
@@ -127,7 +135,9 @@ def test_only_what_requires_gradients_is_trained(dataset):
 def test_transform_changes_training_batches_only(dataset):
     # trained on negated images, the model is wrong on the untouched ones
     settings = SETTINGS | {"epochs": 30}
-    history = train.fit(Linear(), loss_fn, dataset.train, dataset.held_out, **settings, transform=lambda images, generator: -images)
+    history = train.fit(
+        Linear(), loss_fn, dataset.train, dataset.held_out, **settings, transform=lambda images, generator: -images
+    )
     assert history[-1]["train"]["accuracy"][0] > 0.6 > history[-1]["validation"]["accuracy"]
 
 
@@ -197,7 +207,9 @@ def test_interrupted_run_goes_on_to_the_same_bits(dataset, tmp_path, capsys):
     assert history == expected
     assert torch.equal(resumed.layer.weight, whole.layer.weight)
 
-    other = train.fit(Linear(), loss_fn, dataset.train, dataset.held_out, **keeping | {"resume_key": "other options", "epochs": 2})
+    other = train.fit(
+        Linear(), loss_fn, dataset.train, dataset.held_out, **keeping | {"resume_key": "other options", "epochs": 2}
+    )
     assert len(other) == 2 and "going on" not in capsys.readouterr().out
 
 

@@ -1,0 +1,318 @@
+"""What Q4 and Q5 share: the draws of labelled examples, one recipe for training on them, and paired comparisons.
+
+The recipe is the same wherever the encoder starts from, so that only the start differs. It was chosen on the 5,000
+validation images, with the draws of seed 101, which are not the reported ones.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Literal, TypeVar
+
+import numpy
+import torch
+from scipy import stats
+from torch import nn
+from tqdm import tqdm
+
+from common import checkpoint, data, run, train
+from common.augment import warp
+from common.data import Dataset, Split
+from common.losses import classification_loss
+from common.models import Classifier, Encoder, Head
+
+Regime = Literal["plain", "augmented"]
+REGIMES: tuple[Regime, ...] = ("plain", "augmented")
+EVALUATIONS = 10  # of each run, since reading 10,000 test images takes as long as 40 iterations
+STRONG_WARP = partial(warp, rotation=15.0, scale=0.2, shear=0.3, shift=2.0, elastic=1.5)
+IMPROVEMENT = 0.001  # of accuracy: less does not count as improving
+MOST_THREADS = 4  # of Python, which share one interpreter
+
+Job, Answer = TypeVar("Job"), TypeVar("Answer")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(run.Options):
+    """The options that Q4 and Q5 share."""
+
+    draws: int = 5
+    """Class-balanced draws of the labelled examples, 2 to 999, beside `first`, the first training images."""
+    shots: int = 10
+    """Labelled examples per digit."""
+    plain_iterations: int = 300
+    """Training iterations of the plain regime, about: each example is seen equally often."""
+    iterations: int = 1_000
+    """Training iterations with augmentation, about."""
+    batch_size: int = 50
+    """Images per training iteration."""
+    learning_rate: float = 5e-3
+    """Peak of the one-cycle schedule for a layer of fan-in 128; lower it if the loss is not finite."""
+    plain_weight_decay: float = 1.0
+    """AdamW's decoupled weight decay in the plain regime."""
+    weight_decay: float = 0.1
+    """AdamW's decoupled weight decay with augmentation, and of an autoencoder."""
+    label_smoothing: float = 0.1
+    """Weight that the loss, not the metric, takes from the label and gives to all classes alike."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        run.require(self, "draws", least=2, most=999)
+        run.require(self, "shots", "plain_iterations", "iterations", "batch_size", least=1)
+        run.require(self, "plain_weight_decay", "weight_decay", least=0)
+        run.require(self, "label_smoothing", least=0, most=1)
+        run.require(self, "learning_rate", least=1e-9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """A labelled set: indices (N,) into the training images. Initial weights and batches follow ``seed`` too."""
+
+    name: str
+    seed: int
+    indices: torch.Tensor
+
+
+def draws(labels: torch.Tensor, options: Options) -> list[Draw]:
+    """Return `first`, then ``options.draws`` class-balanced draws, with as many examples each."""
+    drawn = [Draw("first", 1000 * options.seed, data.first(10 * options.shots))]
+    for number in range(1, options.draws + 1):
+        seed = 1000 * options.seed + number
+        drawn.append(Draw(f"draw {number}", seed, data.balanced(labels, options.shots, seed)))
+    return drawn
+
+
+def repeated(
+    examples: Split, options: Options, regime: Regime, evaluations: int = EVALUATIONS
+) -> tuple[Split, int]:
+    """Return the examples as often as an epoch of ``train.fit`` is to visit them, and the number of epochs.
+
+    One visit a time would make an epoch, and its evaluation, of two iterations.
+    """
+    images = options.batch_size * (options.iterations if regime == "augmented" else options.plain_iterations)
+    times = max(1, round(images / evaluations / len(examples)))
+    return examples[torch.arange(len(examples)).repeat(times)], max(1, round(images / len(examples) / times))
+
+
+def classifier(encoder: Encoder, draw: Draw, device: torch.device) -> Classifier:
+    """Compose an encoder and a new head."""
+    head = Head(encoder.arguments["latent_dim"], generator=run.generator(draw.seed, "head"))
+    return Classifier(encoder, head).to(device, memory_format=torch.channels_last)
+
+
+def fit_classifier(
+    model: Classifier,
+    draw: Draw,
+    regime: Regime,
+    dataset: Dataset,
+    options: Options,
+    *,
+    evaluations: int = EVALUATIONS,
+    resume: Path | None = None,
+    resume_key: str = "",
+) -> list[dict]:
+    """Train a classifier in place on a draw and return its history: metrics on the draw's ``examples`` and on ``test``.
+
+    Of a frozen encoder (nothing in it requires a gradient) the latents are computed once, in the augmented regime those
+    of as many warped copies as an epoch visits, and the head is trained on them.
+    """
+    few = dataset.train[draw.indices]
+    examples, epochs = repeated(few, options, regime, evaluations)
+    evaluated = {"examples": few, "test": dataset.test}
+    trained, transform = model, STRONG_WARP if regime == "augmented" else None
+    if not any(parameter.requires_grad for parameter in model.encoder.parameters()):
+        if transform:
+            warps = run.generator(draw.seed, "warps", few.images.device)
+            examples, transform = Split(transform(examples.images, warps), examples.labels), None
+        examples = latents(model.encoder, examples)
+        evaluated = {name: latents(model.encoder, split) for name, split in evaluated.items()}
+        trained = model.head
+    return train.fit(
+        trained,
+        partial(classification_loss, smoothing=options.label_smoothing),
+        examples,
+        evaluated,
+        epochs=epochs,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay if regime == "augmented" else options.plain_weight_decay,
+        seed=draw.seed,
+        transform=transform,
+        resume=resume,
+        resume_key=resume_key,
+    )
+
+
+def latents(encoder: Encoder, split: Split) -> Split:
+    """Return the split with its latents (N, D) in the place of its images."""
+    return Split(train.apply(encoder, split.images), split.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What training on a draw came to: the history, and the metrics of the saved model, split -> metric -> value."""
+
+    history: list[dict]
+    metrics: dict[str, dict[str, float]]
+
+
+# variant ("scratch/plain") -> name of the draw -> outcome
+Outcomes = dict[str, dict[str, Outcome]]
+
+
+def outcome(
+    path: Path,
+    model: nn.Module,
+    history: list[dict],
+    loss_fn: train.LossFunction,
+    draw: Draw,
+    dataset: Dataset,
+    options: Options,
+) -> Outcome:
+    """Save the model to ``path``, load it again and measure it on the draw's "examples", "validation" and "test"."""
+    checkpoint.save(path, model, options, history[-1])
+    saved = checkpoint.load(path).model.to(dataset.test.images.device, memory_format=torch.channels_last)
+    splits = {"examples": dataset.train[draw.indices], **dataset.held_out}
+    return Outcome(history, {name: train.evaluate(saved, loss_fn, split) for name, split in splits.items()})
+
+
+def classify(
+    starts: dict[str, Callable[[Draw], Encoder]],
+    drawn: list[Draw],
+    dataset: Dataset,
+    options: Options,
+    folder: Path,
+    resume_key: str,
+    evaluations: int = EVALUATIONS,
+) -> Outcomes:
+    """Train a classifier from every start (name -> the encoder for a draw) in both regimes on every draw.
+
+    The checkpoints go to ``folder``.
+    """
+
+    def train_one(job: tuple[str, Regime, Draw]) -> Outcome:
+        start, regime, draw = job
+        name = f"{start}_{regime}_{draw.name}".replace(" ", "_")
+        model = classifier(starts[start](draw), draw, dataset.test.images.device)
+        resume = folder / f"{name}_{run.RESUME}"
+        history = fit_classifier(
+            model, draw, regime, dataset, options, evaluations=evaluations, resume=resume, resume_key=resume_key
+        )
+        return outcome(folder / f"{name}.pt", model, history, classification_loss, draw, dataset, options)
+
+    jobs = [(start, regime, draw) for start in starts for regime in REGIMES for draw in drawn]
+    outcomes: Outcomes = {}
+    for (start, regime, draw), found in zip(jobs, in_threads(train_one, jobs, dataset, "classifiers"), strict=True):
+        outcomes.setdefault(f"{start}/{regime}", {})[draw.name] = found
+    return outcomes
+
+
+def in_threads(function: Callable[[Job], Answer], jobs: list[Job], dataset: Dataset, name: str) -> list[Answer]:
+    """Return ``function`` of every job, in order.
+
+    A few-shot iteration is too small to share among threads, so on a CPU as many jobs run side by side as PyTorch has
+    threads (at most 4), each on one. The results do not depend on how many.
+    """
+    threads = torch.get_num_threads()
+    on_cpu = dataset.test.images.device.type == "cpu"
+    pool = ThreadPoolExecutor(
+        min(threads, MOST_THREADS) if on_cpu else 1,
+        initializer=torch.set_num_threads,
+        initargs=(1 if on_cpu else threads,),
+    )
+    try:
+        return list(tqdm(pool.map(function, jobs), total=len(jobs), desc=name, leave=False, disable=None))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def values(by_draw: dict[str, Outcome], metric: str = "accuracy", split: str = "test") -> list[float]:
+    """Return a metric of the class-balanced draws, in order; `first` is not one of them."""
+    return [found.metrics[split][metric] for draw, found in by_draw.items() if draw != "first"]
+
+
+def quoted(outcomes: Outcomes) -> dict[str, dict]:
+    """Return all metrics in the form of summary.json: over the balanced draws by variant, and those of `first`."""
+    entries = {}
+    for variant, by_draw in outcomes.items():
+        for split, metrics in by_draw["first"].metrics.items():
+            entries |= run.quoted({name: values(by_draw, name, split) for name in metrics}, split, variant)
+            entries |= run.quoted(metrics, split, f"first/{variant}")
+    return entries
+
+
+def paired(after: list[float], before: list[float]) -> dict[str, float]:
+    """Return the mean of the differences ``after`` minus ``before`` over the same draws, and its 95 % interval
+    (Student's t), as mean, low, high and n.
+    """
+    interval = stats.ttest_rel(after, before).confidence_interval(0.95)
+    difference = float(numpy.mean(numpy.subtract(after, before)))
+    return {"mean": difference, "low": float(interval.low), "high": float(interval.high), "n": len(after)}
+
+
+def settled(history: list[dict], split: str) -> int:
+    """Return the iteration of the first evaluation after which accuracy never rises by more than 0.1 points."""
+    accuracies = [record[split]["accuracy"] for record in history]
+    return next(r["step"] for i, r in enumerate(history) if max(accuracies[i:]) <= accuracies[i] + IMPROVEMENT)
+
+
+def by_draw(outcomes: Outcomes) -> dict[str, dict[str, dict]]:
+    """Return the metrics of every run, variant -> draw -> split -> metric -> value, for summary.json."""
+    return {variant: {draw: found.metrics for draw, found in by_draw.items()} for variant, by_draw in outcomes.items()}
+
+
+def table(outcomes: Outcomes) -> str:
+    """Return accuracy and over-fitting of every classifier as a Markdown table, over the balanced draws."""
+    lines = [["variant", "test accuracy", "`first`", "own examples", "over-fitting", "own settles at", "test settles at"]]
+    lines.append(["---"] * len(lines[0]))
+    for variant, by_draw in outcomes.items():
+        test, own = values(by_draw), values(by_draw, split="examples")
+        histories = [found.history for draw, found in by_draw.items() if draw != "first"]
+        lines.append(
+            [
+                variant.replace("/", ", "),
+                f"{fmean(test):.2%} ± {100 * stdev(test):.2f}",
+                f"{by_draw['first'].metrics['test']['accuracy']:.2%}",
+                f"{fmean(own):.1%}",
+                f"{100 * (fmean(own) - fmean(test)):.1f} points",
+                *(f"{fmean(settled(h, split) for h in histories):.0f}" for split in ("examples", "test")),
+            ]
+        )
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def finished(folder: Path, provenance: dict, latent_dim: int) -> Outcomes | None:
+    """Return the classifiers that q4_few_shot.py left in ``folder``, None unless it ran to the end with the options,
+    the data, the code, the versions and the device of ``provenance``, and with that latent dimension.
+    """
+    try:
+        theirs, summary = (json.loads((folder / f"{name}.json").read_text()) for name in ("config", "summary"))
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        names = {field.name for field in dataclasses.fields(Options)} - {"data_dir", "output_dir"}
+        same = [theirs["options"][name] == provenance["options"][name] for name in names]
+        same += [theirs[name] == provenance[name] for name in ("data_sha256", "device", "source_sha256", "versions")]
+        if not all(same) or theirs["options"]["latent_dim"] != latent_dim:
+            return None
+        outcomes: Outcomes = {}
+        for variant in (f"scratch/{regime}" for regime in REGIMES):
+            outcomes[variant] = {
+                draw: Outcome([r for r in lines if (r["variant"], r["draw"]) == (variant, draw)], metrics)
+                for draw, metrics in summary["draws"][variant].items()
+            }
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return outcomes
+
+
+def records(outcomes: Outcomes) -> list[dict]:
+    """Return the lines of metrics.jsonl, each with its variant and draw."""
+    return [
+        {"variant": variant, "draw": draw, **record}
+        for variant, by_draw in outcomes.items()
+        for draw, found in by_draw.items()
+        for record in found.history
+    ]
