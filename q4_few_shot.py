@@ -136,7 +136,9 @@ def main(config: Config) -> dict:
 
     shown = [draws[1].name, *(draw.name for draw in draws if draw is not draws[1])]
     count = f"{len(draws[1].indices)} labelled images"
-    panels = {variant.replace("/", ", "): [by_draw[name].history for name in shown] for variant, by_draw in outcomes.items()}
+    panels = {
+        variant.replace("/", ", "): [by_draw[name].history for name in shown] for variant, by_draw in outcomes.items()
+    }
     autoencoders = {"plain": panels.pop("autoencoder")}
     for metric in ("loss", "accuracy"):
         name = "cross_entropy" if metric == "loss" else metric

@@ -85,9 +85,7 @@ def draws(labels: torch.Tensor, options: Options) -> list[Draw]:
     return drawn
 
 
-def repeated(
-    examples: Split, options: Options, regime: Regime, evaluations: int = EVALUATIONS
-) -> tuple[Split, int]:
+def repeated(examples: Split, options: Options, regime: Regime, evaluations: int = EVALUATIONS) -> tuple[Split, int]:
     """Return the examples as often as an epoch of ``train.fit`` is to visit them, and the number of epochs.
 
     One visit a time would make an epoch, and its evaluation, of two iterations.
@@ -267,7 +265,9 @@ def by_draw(outcomes: Outcomes) -> dict[str, dict[str, dict]]:
 
 def table(outcomes: Outcomes) -> str:
     """Return accuracy and over-fitting of every classifier as a Markdown table, over the balanced draws."""
-    lines = [["variant", "test accuracy", "`first`", "own examples", "over-fitting", "own settles at", "test settles at"]]
+    lines = [
+        ["variant", "test accuracy", "`first`", "own examples", "over-fitting", "own settles at", "test settles at"]
+    ]
     lines.append(["---"] * len(lines[0]))
     for variant, by_draw in outcomes.items():
         test, own = values(by_draw), values(by_draw, split="examples")

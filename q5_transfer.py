@@ -1,0 +1,345 @@
+"""Q5: what is Q1's encoder worth when labels are few?
+
+Trains Q4's classifier on Q4's draws, with an encoder that starts from Q1's weights: frozen, fine-tuned, and fine-tuned
+on labels that spread over the unlabelled images. Every difference is paired, draw by draw.
+
+    python q5_transfer.py            # on 2 CPU cores
+    python q5_transfer.py --curve    # also from 1 to 100 labels per digit
+
+Needs Q1's checkpoint in the same output folder. The classifiers from scratch are those of q4_few_shot.py where it has
+run with the same options, and are trained here otherwise.
+Writes config.json, metrics.jsonl, summary.json, table.md, a checkpoint of every run, loss.png, accuracy.png,
+comparison.png and, with --curve, curve.png to <output-dir>/q5_transfer/.
+"""
+
+import copy
+import dataclasses
+import time
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neighbors import NearestNeighbors
+from sklearn.semi_supervised import LabelSpreading
+from torch import Tensor
+from tqdm import tqdm
+
+from common import checkpoint, data, few_shot, plots, run, train
+from common.few_shot import Draw, Outcome
+from common.losses import classification_loss
+from common.models import Autoencoder, Encoder, digest, frozen
+
+NEIGHBOURS = 10
+SPREADING = {"alpha": 0.99, "max_iter": 50}  # alpha as in Zhou et al. 2004; more iterations label no better
+LEVELS = (1, 2, 5, 10, 20, 50, 100)  # labels per digit in curve.png
+CURVE_DRAWS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(few_shot.Options):
+    spread_epochs: int = 2
+    """Passes over the 55,000 training images with spread labels."""
+    spread_batch_size: int = 256
+    """Images per training iteration on spread labels."""
+    curve: bool = False
+    """Also train with 1 to 100 labels per digit, from scratch and fine-tuned."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        run.require(self, "spread_epochs", "spread_batch_size", least=1)
+
+
+def scratch(draw: Draw, sizes: dict) -> Encoder:
+    """Return Q4's encoder, which has seen nothing."""
+    return Encoder(**sizes, generator=run.generator(draw.seed, "encoder"))
+
+
+def pretrained(draw: Draw, q1: Autoencoder) -> Encoder:
+    """Return a copy of Q1's encoder, the same one for every draw."""
+    return copy.deepcopy(q1.encoder)
+
+
+def neighbour_graph(points: NDArray) -> csr_matrix:
+    """Return the symmetric weights (N, N) of each point's 10 nearest neighbours.
+
+    exp(-d^2 / (s s')), where s is a point's distance to its tenth neighbour (Zelnik-Manor & Perona 2004), summed over
+    the two directions.
+    """
+    distances, neighbours = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(points).kneighbors()
+    scale = distances[:, -1:]
+    weights = numpy.exp(-(distances**2) / (scale * scale[neighbours, 0]))
+    ends = numpy.arange(0, weights.size + 1, NEIGHBOURS)
+    graph = csr_matrix((weights.ravel(), neighbours.ravel(), ends), shape=(len(points), len(points)))
+    return graph + graph.T
+
+
+def spread(graph: csr_matrix, draw: Draw, labels: NDArray) -> NDArray:
+    """Return labels (N,) of all training images, spread from those of the draw over the graph (Zhou et al. 2004)."""
+    indices = draw.indices.numpy()
+    known = numpy.full(len(labels), -1)
+    known[indices] = labels[indices]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of the iterations
+        spreading = LabelSpreading(kernel=lambda *_: graph, **SPREADING).fit(labels[:, None], known)
+    return spreading.transduction_
+
+
+def accuracy_of_unlabelled(found: NDArray, draw: Draw, labels: NDArray) -> float:
+    """Return the share of right labels among the training images that are not of the draw."""
+    return float(numpy.delete(found == labels, draw.indices.numpy()).mean())
+
+
+def fit_spread(
+    draw: Draw,
+    labels: dict[str, Tensor],
+    q1: Autoencoder,
+    dataset: data.Dataset,
+    config: Config,
+    folder: Path,
+    key: str,
+) -> Outcome:
+    """Fine-tune Q1's encoder and a new head on all training images under their spread labels."""
+    name = f"spread_{draw.name}".replace(" ", "_")
+    model = few_shot.classifier(pretrained(draw, q1), draw, dataset.train.images.device)
+    history = train.fit(
+        model,
+        partial(classification_loss, smoothing=config.label_smoothing),
+        data.Split(dataset.train.images, labels[draw.name]),
+        {"examples": dataset.train[draw.indices], "test": dataset.test},
+        epochs=config.spread_epochs,
+        batch_size=config.spread_batch_size,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        seed=draw.seed,
+        transform=few_shot.STRONG_WARP,
+        resume=folder / f"{name}_{run.RESUME}",
+        resume_key=key,
+    )
+    return few_shot.outcome(folder / f"{name}.pt", model, history, classification_loss, draw, dataset, config)
+
+
+# What is compared, draw by draw: the first against the second.
+COMPARISONS = [
+    ("frozen/plain", "random frozen/plain"),
+    ("frozen/augmented", "random frozen/augmented"),
+    ("frozen/plain", "scratch/plain"),
+    ("frozen/augmented", "scratch/augmented"),
+    ("fine-tuned/plain", "scratch/plain"),
+    ("fine-tuned/augmented", "scratch/augmented"),
+    ("spread/augmented", "scratch/augmented"),
+]
+
+
+def effect(difference: dict[str, float]) -> str:
+    """Word a paired difference of accuracies."""
+    low, high = 100 * difference["low"], 100 * difference["high"]
+    word = "gain" if low > 0 else "loss" if high < 0 else "difference, its sign uncertain,"
+    return f"a {word} of {100 * difference['mean']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+
+
+def verdicts(differences: dict[str, dict[str, float]], labels: int) -> list[str]:
+    """Say what pretraining is worth, worded from the paired differences."""
+    regimes = {regime: differences[f"fine-tuned/{regime} - scratch/{regime}"] for regime in few_shot.REGIMES}
+    sentences = [
+        f"With {labels} labels, starting from Q1's encoder is {effect(regimes['plain'])} without augmentation and"
+        f" {effect(regimes['augmented'])} with it, against the same classifier from scratch"
+    ]
+    spread = differences["spread/augmented - scratch/augmented"]
+    sentences.append(f"Using the unlabelled images a second time, to spread the labels, is {effect(spread)}")
+    return sentences
+
+
+def equal_shots(levels: Sequence[int], scratch: NDArray, transfer: float, shots: int) -> str:
+    """Say with how many labels per digit the curve from scratch reaches the accuracy ``transfer`` has with ``shots``.
+
+    ``scratch`` are mean accuracies (len(levels),), interpolated over the logarithm of the labels.
+    """
+    rising = numpy.maximum.accumulate(scratch)
+    if transfer <= rising[list(levels).index(shots)]:
+        return f"with {shots} per digit: no gain over scratch"
+    if transfer > rising[-1]:
+        return f"{shots} per digit fine-tuned equal more than {levels[-1]} from scratch"
+    equal = numpy.exp(numpy.interp(transfer, rising, numpy.log(levels)))
+    return f"{shots} per digit fine-tuned equal {equal:.0f} from scratch"
+
+
+def spread_everywhere(
+    latents: NDArray, dataset: data.Dataset, draws: list[Draw]
+) -> tuple[dict[str, NDArray], dict[str, dict[str, float]]]:
+    """Spread each draw's labels over graphs of the training images: by Q1's latents and, as controls, by principal
+    components of the pixels, as many as there are latents and four times as many.
+
+    Returns the labels by the latents, by name of the draw, and graph -> draw -> their accuracy on the unlabelled.
+    """
+    labels = dataset.train.labels.cpu().numpy()
+    pixels = dataset.train.images.flatten(1).cpu().numpy()
+    components = PCA(4 * latents.shape[1], random_state=0).fit_transform(pixels)
+    points = {"latents": latents}
+    for count in (latents.shape[1], components.shape[1]):
+        points[f"pca_{count}"] = components[:, :count]
+    spread_labels, right = {}, {}
+    for name, where in tqdm(points.items(), desc="spreading labels", leave=False, disable=None):
+        graph = neighbour_graph(where)
+        found = {draw.name: spread(graph, draw, labels) for draw in draws}
+        right[name] = {draw.name: accuracy_of_unlabelled(found[draw.name], draw, labels) for draw in draws}
+        spread_labels.setdefault("latents", found)
+    return spread_labels["latents"], right
+
+
+def label_curve(
+    starts: dict, dataset: data.Dataset, config: Config, folder: Path, key: str
+) -> dict[str, dict[str, NDArray]]:
+    """Train from scratch and fine-tune with 1 to 100 labels per digit: regime -> start -> test accuracies (levels,
+    draws).
+    """
+    accuracies = {regime: {start: [] for start in starts} for regime in few_shot.REGIMES}
+    for shots in LEVELS:
+        options = dataclasses.replace(config, shots=shots, draws=CURVE_DRAWS)
+        draws = few_shot.draws(dataset.train.labels, options)[1:]
+        where = folder / "curve" / f"{shots}_per_digit"
+        where.mkdir(parents=True, exist_ok=True)
+        found = few_shot.classify(starts, draws, dataset, options, where, key, evaluations=1)
+        for variant, by_draw in found.items():
+            start, regime = variant.split("/")
+            accuracies[regime][start].append(few_shot.values(by_draw))
+    return {
+        regime: {start: numpy.array(rows) for start, rows in by_start.items()}
+        for regime, by_start in accuracies.items()
+    }
+
+
+def main(config: Config) -> dict:
+    """Train on every draw, save, reload, measure, compare, draw; return the summary."""
+    started = time.perf_counter()
+    device = run.device(config)
+    q1_path = config.output_dir / "q1_autoencoder" / "model.pt"
+    q1 = checkpoint.load(q1_path, Autoencoder, config.dataset)
+    sizes = q1.model.encoder.arguments
+    folder = run.folder(config, __file__)
+    dataset = data.load(config.dataset, config.data_dir, device)
+    provenance = run.provenance(config, device, dataset.fingerprint, {str(q1_path): q1.sha256})
+    key = str(provenance)
+    draws = few_shot.draws(dataset.train.labels, config)
+    q1.model.to(device, memory_format=torch.channels_last)
+
+    from_scratch = {"scratch": partial(scratch, sizes=sizes)}
+    fine_tuned = {"fine-tuned": partial(pretrained, q1=q1.model)}
+    untrained = {
+        "random frozen": lambda draw: frozen(scratch(draw, sizes)),
+        "frozen": lambda draw: frozen(pretrained(draw, q1.model)),
+    }
+    outcomes = few_shot.finished(config.output_dir / "q4_few_shot", provenance, sizes["latent_dim"])
+    if outcomes is None:
+        print("no finished q4_few_shot.py with these options: its classifiers are trained here")
+        outcomes = few_shot.classify(from_scratch, draws, dataset, config, folder, key)
+    outcomes |= few_shot.classify(untrained | fine_tuned, draws, dataset, config, folder, key)
+    for path in folder.glob("frozen_*.pt"):
+        if not path.name.endswith(run.RESUME) and digest(checkpoint.load(path).model.encoder) != digest(
+            q1.model.encoder
+        ):
+            raise run.RunError(f"{path.name}: the frozen encoder changed in training; no result was written")
+
+    latents = train.apply(q1.model.encoder, dataset.train.images).cpu().numpy()
+    spread_labels, right = spread_everywhere(latents, dataset, draws)
+    as_tensors = {name: torch.from_numpy(found).to(device) for name, found in spread_labels.items()}
+    train_one = partial(
+        fit_spread, labels=as_tensors, q1=q1.model, dataset=dataset, config=config, folder=folder, key=key
+    )
+    found = few_shot.in_threads(train_one, draws, dataset, "classifiers on spread labels")
+    outcomes["spread/augmented"] = {draw.name: each for draw, each in zip(draws, found, strict=True)}
+    accuracies = {name: few_shot.values(by_draw) for name, by_draw in outcomes.items()}
+    differences = {
+        f"{after} - {before}": few_shot.paired(accuracies[after], accuracies[before]) for after, before in COMPARISONS
+    }
+
+    shown = [draws[1].name, *(draw.name for draw in draws if draw is not draws[1])]
+    labelled = len(draws[1].indices)
+    panels = {}
+    for start, name in (("scratch", "Q4, scratch"), ("fine-tuned", "Q5, fine-tuned")):
+        for regime in few_shot.REGIMES:
+            panels[f"{name}, {regime}"] = [outcomes[f"{start}/{regime}"][draw].history for draw in shown]
+    for metric in ("loss", "accuracy"):
+        name = "cross_entropy" if metric == "loss" else metric
+        plots.train_against_test(
+            folder / f"{metric}.png",
+            panels,
+            name,
+            f"{labelled} labelled images, from scratch and with Q1's encoder: {metric} over training iterations",
+            run.UNITS[name].removesuffix(" (fraction)"),
+            percent=metric == "accuracy",
+        )
+    order = sorted(outcomes, key=lambda variant: (variant.split("/")[1] == "augmented", fmean(accuracies[variant])))
+    plots.dots(
+        folder / "comparison.png",
+        {name.replace("/", ", "): accuracies[name] for name in order},
+        f"What Q1's encoder adds to {labelled} labelled images",
+        f"accuracy on {len(dataset.test):,} test images",
+        {name.replace("/", ", "): outcomes[name]["first"].metrics["test"]["accuracy"] for name in order},
+        f"first {len(draws[0].indices)} training images",
+    )
+    run.write_text(folder / "table.md", few_shot.table({name: outcomes[name] for name in order}))
+
+    conclusions = verdicts(differences, labelled)
+    means = {
+        name: fmean(value for draw, value in by_draw.items() if draw != "first") for name, by_draw in right.items()
+    }
+    conclusions.append(
+        "Of the labels spread over the unlabelled images are right: "
+        + ", ".join(
+            f"{mean:.1%} by {name.replace('_', '-').upper() if name != 'latents' else 'latents'}"
+            for name, mean in means.items()
+        )
+    )
+    summary = {
+        "metrics": few_shot.quoted(outcomes),
+        "baselines": {},
+        "paired": differences,
+        "verdicts": conclusions,
+        "draws": few_shot.by_draw(outcomes),
+    }
+    for name, by_draw in right.items():
+        values = [value for draw, value in by_draw.items() if draw != "first"]
+        where = "metrics" if name == "latents" else "baselines"
+        summary[where] |= run.quoted({"accuracy": values}, "unlabelled", f"spread_{name}")
+        summary[where] |= run.quoted({"accuracy": by_draw["first"]}, "unlabelled", f"first/spread_{name}")
+    if config.curve:
+        curve = label_curve(from_scratch | fine_tuned, dataset, config, folder, key)
+        notes = {
+            regime: equal_shots(
+                LEVELS, by_start["scratch"].mean(1), by_start["fine-tuned"].mean(1)[LEVELS.index(10)], 10
+            )
+            for regime, by_start in curve.items()
+        }
+        plots.label_curve(
+            folder / "curve.png",
+            list(LEVELS),
+            curve,
+            f"How many labels is pretraining worth? Mean and range of {CURVE_DRAWS} draws",
+            f"accuracy on {len(dataset.test):,} test images",
+            notes,
+        )
+        conclusions += [f"{regime}: {note}" for regime, note in notes.items()]
+        summary["curve"] = {
+            "labels_per_digit": LEVELS,
+            "test_accuracy": {
+                regime: {start: rows.tolist() for start, rows in by_start.items()} for regime, by_start in curve.items()
+            },
+        }
+    summary["seconds"] = time.perf_counter() - started
+    run.finish(folder, provenance, few_shot.records(outcomes), summary)
+    print((folder / "table.md").read_text(), end="")
+    print(*conclusions, sep="\n")
+    print(f"figures and numbers: {folder}")
+    return summary
+
+
+if __name__ == "__main__":
+    run.command_line(main, Config)
