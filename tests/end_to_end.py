@@ -36,12 +36,24 @@ FIGURES = {
         "claim_c.png",
     },
 }
+FEW = ["--draws", "2", "--plain-iterations", "60", "--iterations", "100"]
+FEW_SHOT_FIGURES = {
+    "q4_few_shot": {
+        "loss.png",
+        "accuracy.png",
+        "comparison.png",
+        "autoencoder_loss.png",
+        "autoencoder_comparison.png",
+        "reconstructions.png",
+    },
+    "q5_transfer": {"loss.png", "accuracy.png", "comparison.png", "table.md"},
+}
 
 
-def run(script: str, data_dir: Path, output_dir: Path) -> Path:
+def run(script: str, data_dir: Path, output_dir: Path, options: list[str]) -> Path:
     """Run a script as a user does, from another working directory, and return its folder."""
     command = [sys.executable, REPOSITORY / f"{script}.py", "--data-dir", data_dir, "--output-dir", output_dir]
-    subprocess.run([*command, "--epochs", str(EPOCHS)], cwd=data_dir, check=True)
+    subprocess.run([*command, *options], cwd=data_dir, check=True)
     return output_dir / script
 
 
@@ -72,8 +84,8 @@ def main(folder: Path) -> None:
 
     folders = {}
     for script in FIGURES:
-        folders[script] = run(script, data_dir, folder / "outputs")
-        again = run(script, data_dir, folder / "again")
+        folders[script] = run(script, data_dir, folder / "outputs", ["--epochs", str(EPOCHS)])
+        again = run(script, data_dir, folder / "again", ["--epochs", str(EPOCHS)])
         for name in ("metrics.jsonl", "model.pt"):
             same = (folders[script] / name).read_bytes() == (again / name).read_bytes()
             assert same, f"{script}: two runs with one seed differ in {name}"
@@ -99,6 +111,19 @@ def main(folder: Path) -> None:
         checkpoint.load(folders[name] / "model.pt").model.encoder for name in ("q2_classifier", "q3_frozen_decoder")
     ]
     assert digest(encoders[0]) == digest(encoders[1]) == summary["encoder_digest"]["Q3"]["after"]
+
+    for script, figures in FEW_SHOT_FIGURES.items():
+        options = FEW if script == "q4_few_shot" else [*FEW, "--spread-epochs", "1"]
+        folders[script] = run(script, data_dir, folder / "outputs", options)
+        again = run(script, data_dir, folder / "again", options)
+        same = (folders[script] / "metrics.jsonl").read_bytes() == (again / "metrics.jsonl").read_bytes()
+        assert same, f"{script}: two runs with one seed differ in metrics.jsonl"
+        missing = figures - {path.name for path in folders[script].iterdir()}
+        assert not missing, f"{script} did not write {missing}"
+    few, transfer = (json.loads((folders[name] / "summary.json").read_text()) for name in FEW_SHOT_FIGURES)
+    assert transfer["draws"]["scratch/plain"] == few["draws"]["scratch/plain"]
+    gain = transfer["paired"]["fine-tuned/plain - scratch/plain"]["mean"]
+    assert gain > 0, f"Q1's encoder is no gain without augmentation: {gain}"
     print("end to end: every promise holds")
 
 

@@ -1,0 +1,155 @@
+import dataclasses
+import json
+
+import numpy
+import pytest
+import torch
+from scipy import stats
+
+import q1_autoencoder
+import q4_few_shot
+import q5_transfer
+from common import checkpoint, data, few_shot, plots, run
+from common.models import digest
+
+SETTINGS = {"draws": 2, "shots": 2, "plain_iterations": 4, "iterations": 6, "batch_size": 10, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(data, "VALIDATION_IMAGES", 5_000)  # leaves 1,100 to train on
+    monkeypatch.setattr(few_shot, "EVALUATIONS", 2)
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 40)
+
+
+@pytest.fixture
+def options(data_dir, tmp_path):
+    config = q1_autoencoder.Config(output_dir=tmp_path / "outputs")
+    path = run.folder(config, q1_autoencoder.__file__) / "model.pt"
+    record = {"epoch": 1, "step": 1, "test": {"l1": 0.1, "mse": 0.05}}
+    checkpoint.save(path, q1_autoencoder.build(config), config, record)
+    return SETTINGS | {"data_dir": data_dir, "output_dir": tmp_path / "outputs"}
+
+
+def test_draws_are_first_and_balanced_and_differ(data_dir):
+    labels = data.load("mnist", data_dir).train.labels
+    drawn = few_shot.draws(labels, few_shot.Options(draws=3, shots=2))
+    assert [draw.name for draw in drawn] == ["first", "draw 1", "draw 2", "draw 3"]
+    assert drawn[0].indices.tolist() == list(range(20))
+    for draw in drawn[1:]:
+        assert torch.bincount(labels[draw.indices], minlength=10).tolist() == [2] * 10
+    assert len({tuple(draw.indices.tolist()) for draw in drawn}) == 4
+    assert len({draw.seed for draw in drawn}) == 4
+
+
+@pytest.mark.parametrize("count", [10, 100, 130, 1_000])
+def test_every_example_is_repeated_equally_often_for_about_the_iterations(count):
+    split = data.Split(torch.zeros(count, 1), torch.arange(count))
+    options = few_shot.Options()
+    for regime, iterations in (("plain", options.plain_iterations), ("augmented", options.iterations)):
+        examples, epochs = few_shot.repeated(split, options, regime)
+        assert len(set(torch.bincount(examples.labels).tolist())) == 1
+        assert epochs * len(examples) / options.batch_size == pytest.approx(iterations, rel=0.2)
+
+
+def test_paired_interval_is_students_t_by_hand():
+    after, before = [0.9, 0.8, 0.95], [0.7, 0.75, 0.8]
+    differences = numpy.subtract(after, before)
+    half = stats.t.ppf(0.975, 2) * differences.std(ddof=1) / numpy.sqrt(3)
+    found = few_shot.paired(after, before)
+    assert found["mean"] == pytest.approx(differences.mean()) and found["n"] == 3
+    assert (found["low"], found["high"]) == pytest.approx((differences.mean() - half, differences.mean() + half))
+
+
+def test_settled_is_where_accuracy_stops_rising():
+    history = [{"step": 10 * i, "test": {"accuracy": a}} for i, a in enumerate([0.5, 0.8, 0.9, 0.9005, 0.85], 1)]
+    assert few_shot.settled(history, "test") == 30
+
+
+def test_equal_shots_interpolates_and_says_no_gain():
+    levels, scratch = (1, 10, 100), numpy.array([0.5, 0.7, 0.9])
+    assert q5_transfer.equal_shots(levels, scratch, 0.8, 10) == "10 per digit fine-tuned equal 32 from scratch"
+    assert "no gain" in q5_transfer.equal_shots(levels, scratch, 0.7, 10)
+    assert "more than 100" in q5_transfer.equal_shots(levels, scratch, 0.95, 10)
+
+
+def test_effect_is_worded_from_the_interval():
+    assert "a gain of +2.0" in q5_transfer.effect({"mean": 0.02, "low": 0.01, "high": 0.03})
+    assert "a loss of -2.0" in q5_transfer.effect({"mean": -0.02, "low": -0.03, "high": -0.01})
+    assert "uncertain" in q5_transfer.effect({"mean": 0.01, "low": -0.01, "high": 0.03})
+
+
+def test_labels_spread_within_clusters_from_the_labelled_points():
+    random = numpy.random.default_rng(0)
+    labels = numpy.arange(400) % 2
+    points = random.normal(size=(400, 3)) + 20 * labels[:, None]
+    draw = few_shot.Draw("draw 1", 1, torch.tensor([0, 1]))
+    graph = q5_transfer.neighbour_graph(points)
+    assert abs(graph - graph.T).max() == 0
+    found = q5_transfer.spread(graph, draw, labels)
+    assert q5_transfer.accuracy_of_unlabelled(found, draw, labels) > 0.95
+
+
+def test_q4_then_q5_keep_their_promises(options):
+    q4 = q4_few_shot.main(q4_few_shot.Config(**options))
+    folder = options["output_dir"] / "q4_few_shot"
+    figures = {"loss", "accuracy", "comparison", "autoencoder_loss", "autoencoder_comparison", "reconstructions"}
+    assert {path.stem for path in folder.glob("*.png")} == figures
+    assert json.loads((folder / "summary.json").read_text()) == q4
+    number = q4["metrics"]["scratch/plain/test/accuracy"]
+    each = [q4["draws"]["scratch/plain"][f"draw {i}"]["test"]["accuracy"] for i in (1, 2)]
+    assert number["n"] == 2 and number["mean"] == pytest.approx(numpy.mean(each))
+    assert number["std"] == pytest.approx(numpy.std(each, ddof=1))
+    dataset = data.load("mnist", options["data_dir"])
+    model = checkpoint.load(folder / "scratch_plain_draw_1.pt").model
+    with torch.inference_mode():
+        right = (model(dataset.test.images).argmax(1) == dataset.test.labels).double().mean().item()
+    assert each[0] == pytest.approx(right, abs=1e-6)
+
+    q5 = q5_transfer.main(q5_transfer.Config(**options, spread_epochs=1))
+    folder = options["output_dir"] / "q5_transfer"
+    assert {path.stem for path in folder.glob("*.png")} == {"loss", "accuracy", "comparison"}
+    assert json.loads((folder / "summary.json").read_text()) == q5
+    assert not list(folder.glob("*resume.pt")) and not list(folder.glob("scratch_*"))
+    for regime in few_shot.REGIMES:
+        assert q5["draws"][f"scratch/{regime}"] == q4["draws"][f"scratch/{regime}"], "read from Q4"
+    q1 = checkpoint.load(options["output_dir"] / "q1_autoencoder" / "model.pt").model.encoder
+    for path in folder.glob("frozen_*.pt"):
+        assert digest(checkpoint.load(path).model.encoder) == digest(q1)
+    tuned = checkpoint.load(folder / "fine-tuned_plain_draw_1.pt").model.encoder
+    assert digest(tuned) != digest(q1)
+
+    # of other options, Q4's classifiers are of no use
+    provenance = json.loads((folder / "config.json").read_text())
+    q4_folder = options["output_dir"] / "q4_few_shot"
+    assert few_shot.finished(q4_folder, provenance, 12) is not None
+    assert few_shot.finished(q4_folder, provenance, 13) is None
+    other = provenance | {"options": provenance["options"] | {"shots": 3}}
+    assert few_shot.finished(q4_folder, other, 12) is None
+
+
+def test_results_do_not_depend_on_the_threads(data_dir, tmp_path):
+    dataset = data.load("mnist", data_dir)
+    config = q4_few_shot.Config(**SETTINGS)
+    starts = {"scratch": lambda draw: q4_few_shot.scratch(draw, config)}
+    drawn = few_shot.draws(dataset.train.labels, config)
+    found, threads = [], torch.get_num_threads()
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        outcomes = few_shot.classify(starts, drawn, dataset, config, tmp_path, f"key {number}")
+        found.append(few_shot.by_draw(outcomes))
+        assert torch.get_num_threads() == number
+    torch.set_num_threads(threads)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("change", [{"draws": 1}, {"shots": 0}, {"label_smoothing": 1.5}, {"iterations": 0}])
+def test_impossible_options_are_refused(change):
+    with pytest.raises(ValueError, match=f"--{next(iter(change)).replace('_', '-')}: got"):
+        q4_few_shot.Config(**change)
+
+
+def test_q5_without_q1_names_the_command(data_dir, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"python q1_autoencoder\.py"):
+        q5_transfer.main(q5_transfer.Config(data_dir=data_dir, output_dir=tmp_path, device="cpu"))
+    assert dataclasses.is_dataclass(q5_transfer.Config)
