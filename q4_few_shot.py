@@ -1,7 +1,9 @@
 """Q4: how far do 100 labelled images go, from scratch?
 
 Trains the classifier and the autoencoder on few examples: on several class-balanced draws of the labelled images, and
-on `first`, the first training images.
+on `first`, the first training images. They read 79.8 +- 2.0 % of the test images without augmentation and 95.9 +- 0.5 %
+with it (100 labels, 5 draws, seed 0). The settings, those of common/few_shot.py, were chosen on the validation images
+with other draws.
 
     python q4_few_shot.py    # 1.2 minutes on 2 CPU cores
 
