@@ -136,43 +136,24 @@ def main(config: Config) -> dict:
         for name, metrics in found.items():
             baselines.setdefault(name, {})[draw.name] = Outcome([], {"test": metrics})
 
-    shown = [draws[1].name, *(draw.name for draw in draws if draw is not draws[1])]
-    count = f"{len(draws[1].indices)} labelled images"
-    panels = {
-        variant.replace("/", ", "): [by_draw[name].history for name in shown] for variant, by_draw in outcomes.items()
+    count = f"{len(draws[1].indices)} images"
+    classifiers = {
+        variant.replace("/", ", "): by_draw for variant, by_draw in outcomes.items() if variant != "autoencoder"
     }
-    autoencoders = {"plain": panels.pop("autoencoder")}
-    for metric in ("loss", "accuracy"):
-        name = "cross_entropy" if metric == "loss" else metric
-        plots.train_against_test(
-            folder / f"{metric}.png",
-            panels,
-            name,
-            f"Q4 classifier from scratch on {count}: {metric} over training iterations",
-            run.UNITS[name].removesuffix(" (fraction)"),
-            percent=metric == "accuracy",
-        )
+    few_shot.draw_curves(folder, classifiers, f"Q4 classifier from scratch on {count}")
+    rows = {f"{name.replace('_', ' ')} on pixels": by_draw for name, by_draw in baselines.items() if name != "pca"}
+    few_shot.draw_comparison(folder / "comparison.png", rows | classifiers, f"Q4: what {count} are worth", dataset)
+    by_draw = outcomes["autoencoder"]
     plots.train_against_test(
         folder / "autoencoder_loss.png",
-        autoencoders,
+        {"plain": [by_draw[draw.name].history for draw in [*draws[1:], draws[0]]]},
         "bce",
-        f"Q4 autoencoder on {len(draws[1].indices)} images: loss over training iterations",
+        f"Q4 autoencoder on {count}: loss over training iterations",
         run.UNITS["bce"],
         columns=1,
     )
-    rows = {name: baselines[name] for name in ("logistic_regression", "nearest_neighbour")}
-    rows = {f"{name.replace('_', ' ')} on pixels": by_draw for name, by_draw in rows.items()}
-    rows |= {variant.replace("/", ", "): outcomes[variant] for variant in outcomes if variant != "autoencoder"}
-    plots.dots(
-        folder / "comparison.png",
-        {name: few_shot.values(by_draw) for name, by_draw in rows.items()},
-        f"Q4: what {count} are worth from scratch",
-        f"accuracy on {len(dataset.test):,} test images",
-        {name: by_draw["first"].metrics["test"]["accuracy"] for name, by_draw in rows.items()},
-        f"first {len(draws[0].indices)} training images",
-    )
     errors = {
-        f"Q4, {len(draws[1].indices)} images": outcomes["autoencoder"],
+        f"Q4, {count}": outcomes["autoencoder"],
         f"PCA-{config.latent_dim} of the same images": baselines["pca"],
     }
     errors = {
@@ -190,7 +171,7 @@ def main(config: Config) -> dict:
         f"Q4 autoencoder, mean of {config.draws} draws",
         columns=2,
     )
-    model = checkpoint.load(folder / f"autoencoder_{shown[0].replace(' ', '_')}.pt").model.to(device)
+    model = checkpoint.load(folder / "autoencoder_draw_1.pt").model.to(device)
     test_shown = torch.cat([torch.nonzero(dataset.test.labels == digit)[:1, 0] for digit in range(10)])
     originals = {"training image": dataset.train.images[draws[1].indices[:10]]}  # a balanced draw starts 0, 1, ... 9
     originals["test image"] = dataset.test.images[test_shown]
@@ -201,7 +182,7 @@ def main(config: Config) -> dict:
             for name, images in originals.items()
         ],
         torch.arange(10),
-        f"Q4 autoencoder of {len(draws[1].indices)} images: it redraws them, and turns others into them",
+        f"Q4 autoencoder of {count}: it redraws them, and turns others into them",
     )
 
     conclusions = verdicts(outcomes)
@@ -209,7 +190,7 @@ def main(config: Config) -> dict:
         "metrics": few_shot.quoted(outcomes),
         "baselines": few_shot.quoted(baselines) | (run.quoted(q1.summary["test"], "test", "q1") if q1 else {}),
         "verdicts": conclusions,
-        "draws": few_shot.by_draw(outcomes),
+        "draws": few_shot.metrics_by_draw(outcomes),
         "seconds": time.perf_counter() - started,
     }
     run.finish(folder, provenance, few_shot.records(outcomes), summary)

@@ -18,7 +18,6 @@ import copy
 import dataclasses
 import time
 import warnings
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -35,14 +34,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common import checkpoint, data, few_shot, plots, run, train
-from common.few_shot import Draw, Outcome
+from common.few_shot import Draw, Outcome, Outcomes
 from common.losses import classification_loss
-from common.models import Autoencoder, Encoder, digest, frozen
+from common.models import Autoencoder, Encoder, frozen
 
 NEIGHBOURS = 10
 SPREADING = {"alpha": 0.99, "max_iter": 50}  # alpha as in Zhou et al. 2004; more iterations label no better
-LEVELS = (1, 2, 5, 10, 20, 50, 100)  # labels per digit in curve.png
-CURVE_DRAWS = 3
+LEVELS = {1, 2, 5, 10, 20, 50, 100}  # labels per digit in curve.png
+CURVE_DRAWS = 3  # of the balanced draws, the first ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -144,7 +143,7 @@ def effect(difference: dict[str, float]) -> str:
     """Word a paired difference of accuracies."""
     low, high = 100 * difference["low"], 100 * difference["high"]
     word = "gain" if low > 0 else "loss" if high < 0 else "difference, its sign uncertain,"
-    return f"a {word} of {100 * difference['mean']:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+    return f"a {word} of {100 * difference['mean']:+.2f} points (95 % interval {low:+.2f} to {high:+.2f})"
 
 
 def verdicts(differences: dict[str, dict[str, float]], labels: int) -> list[str]:
@@ -159,13 +158,13 @@ def verdicts(differences: dict[str, dict[str, float]], labels: int) -> list[str]
     return sentences
 
 
-def equal_shots(levels: Sequence[int], scratch: NDArray, transfer: float, shots: int) -> str:
+def equal_shots(levels: list[int], scratch: NDArray, transfer: float, shots: int) -> str:
     """Say with how many labels per digit the curve from scratch reaches the accuracy ``transfer`` has with ``shots``.
 
     ``scratch`` are mean accuracies (len(levels),), interpolated over the logarithm of the labels.
     """
     rising = numpy.maximum.accumulate(scratch)
-    if transfer <= rising[list(levels).index(shots)]:
+    if transfer <= rising[levels.index(shots)]:
         return f"with {shots} per digit: no gain over scratch"
     if transfer > rising[-1]:
         return f"{shots} per digit fine-tuned equal more than {levels[-1]} from scratch"
@@ -175,47 +174,79 @@ def equal_shots(levels: Sequence[int], scratch: NDArray, transfer: float, shots:
 
 def spread_everywhere(
     latents: NDArray, dataset: data.Dataset, draws: list[Draw]
-) -> tuple[dict[str, NDArray], dict[str, dict[str, float]]]:
+) -> tuple[dict[str, NDArray], Outcomes]:
     """Spread each draw's labels over graphs of the training images: by Q1's latents and, as controls, by principal
     components of the pixels, as many as there are latents and four times as many.
 
-    Returns the labels by the latents, by name of the draw, and graph -> draw -> their accuracy on the unlabelled.
+    Returns the labels by the latents, by name of the draw, and the accuracy of all on the "unlabelled" images.
     """
     labels = dataset.train.labels.cpu().numpy()
     pixels = dataset.train.images.flatten(1).cpu().numpy()
-    components = PCA(4 * latents.shape[1], random_state=0).fit_transform(pixels)
+    components = PCA(min(4 * latents.shape[1], pixels.shape[1]), random_state=0).fit_transform(pixels)
     points = {"latents": latents}
-    for count in (latents.shape[1], components.shape[1]):
-        points[f"pca_{count}"] = components[:, :count]
+    points |= {f"PCA-{count}": components[:, :count] for count in (latents.shape[1], components.shape[1])}
     spread_labels, right = {}, {}
     for name, where in tqdm(points.items(), desc="spreading labels", leave=False, disable=None):
         graph = neighbour_graph(where)
-        found = {draw.name: spread(graph, draw, labels) for draw in draws}
-        right[name] = {draw.name: accuracy_of_unlabelled(found[draw.name], draw, labels) for draw in draws}
-        spread_labels.setdefault("latents", found)
+        spread_labels[name] = {draw.name: spread(graph, draw, labels) for draw in draws}
+        right[name] = {
+            draw.name: Outcome(
+                [], {"unlabelled": {"accuracy": accuracy_of_unlabelled(spread_labels[name][draw.name], draw, labels)}}
+            )
+            for draw in draws
+        }
     return spread_labels["latents"], right
 
 
 def label_curve(
-    starts: dict, dataset: data.Dataset, config: Config, folder: Path, key: str
-) -> dict[str, dict[str, NDArray]]:
-    """Train from scratch and fine-tune with 1 to 100 labels per digit: regime -> start -> test accuracies (levels,
-    draws).
+    starts: dict, outcomes: Outcomes, dataset: data.Dataset, config: Config, folder: Path, key: str
+) -> dict[int, dict[str, list[float]]]:
+    """Train from scratch and fine-tune with 1 to 100 labels per digit: labels -> variant -> test accuracy of each draw.
+
+    With as many labels as ``outcomes`` have, those are taken.
     """
-    accuracies = {regime: {start: [] for start in starts} for regime in few_shot.REGIMES}
-    for shots in LEVELS:
-        options = dataclasses.replace(config, shots=shots, draws=CURVE_DRAWS)
+    accuracies = {}
+    for shots in sorted(LEVELS | {config.shots}):
+        options = dataclasses.replace(config, shots=shots, draws=min(CURVE_DRAWS, config.draws))
         draws = few_shot.draws(dataset.train.labels, options)[1:]
-        where = folder / "curve" / f"{shots}_per_digit"
-        where.mkdir(parents=True, exist_ok=True)
-        found = few_shot.classify(starts, draws, dataset, options, where, key, evaluations=1)
-        for variant, by_draw in found.items():
-            start, regime = variant.split("/")
-            accuracies[regime][start].append(few_shot.values(by_draw))
-    return {
-        regime: {start: numpy.array(rows) for start, rows in by_start.items()}
-        for regime, by_start in accuracies.items()
+        found = outcomes
+        if shots != config.shots:
+            where = folder / "curve" / f"{shots}_per_digit"
+            where.mkdir(parents=True, exist_ok=True)
+            found = few_shot.classify(starts, draws, dataset, options, where, key, evaluated=False)
+        accuracies[shots] = {
+            f"{start}/{regime}": [found[f"{start}/{regime}"][draw.name].metrics["test"]["accuracy"] for draw in draws]
+            for start in starts
+            for regime in few_shot.REGIMES
+        }
+    return accuracies
+
+
+def draw_label_curve(
+    path: Path, curve: dict[int, dict[str, list[float]]], dataset: data.Dataset, shots: int
+) -> list[str]:
+    """Draw the curve and say for each regime how many labels from scratch ``shots`` fine-tuned equal."""
+    levels = list(curve)
+    panels = {
+        regime: {
+            start: numpy.array([curve[level][f"{start}/{regime}"] for level in levels])
+            for start in ("scratch", "fine-tuned")
+        }
+        for regime in few_shot.REGIMES
     }
+    notes = {
+        regime: equal_shots(levels, found["scratch"].mean(1), found["fine-tuned"].mean(1)[levels.index(shots)], shots)
+        for regime, found in panels.items()
+    }
+    plots.label_curve(
+        path,
+        levels,
+        panels,
+        f"How many labels is pretraining worth? Mean and range of {panels['plain']['scratch'].shape[1]} draws",
+        f"accuracy on {len(dataset.test):,} test images",
+        notes,
+    )
+    return [f"{regime}: {note}" for regime, note in notes.items()]
 
 
 def main(config: Config) -> dict:
@@ -243,11 +274,6 @@ def main(config: Config) -> dict:
         print("no finished q4_few_shot.py with these options: its classifiers are trained here")
         outcomes = few_shot.classify(from_scratch, draws, dataset, config, folder, key)
     outcomes |= few_shot.classify(untrained | fine_tuned, draws, dataset, config, folder, key)
-    for path in folder.glob("frozen_*.pt"):
-        if not path.name.endswith(run.RESUME) and digest(checkpoint.load(path).model.encoder) != digest(
-            q1.model.encoder
-        ):
-            raise run.RunError(f"{path.name}: the frozen encoder changed in training; no result was written")
 
     latents = train.apply(q1.model.encoder, dataset.train.images).cpu().numpy()
     spread_labels, right = spread_everywhere(latents, dataset, draws)
@@ -262,79 +288,39 @@ def main(config: Config) -> dict:
         f"{after} - {before}": few_shot.paired(accuracies[after], accuracies[before]) for after, before in COMPARISONS
     }
 
-    shown = [draws[1].name, *(draw.name for draw in draws if draw is not draws[1])]
     labelled = len(draws[1].indices)
-    panels = {}
-    for start, name in (("scratch", "Q4, scratch"), ("fine-tuned", "Q5, fine-tuned")):
-        for regime in few_shot.REGIMES:
-            panels[f"{name}, {regime}"] = [outcomes[f"{start}/{regime}"][draw].history for draw in shown]
-    for metric in ("loss", "accuracy"):
-        name = "cross_entropy" if metric == "loss" else metric
-        plots.train_against_test(
-            folder / f"{metric}.png",
-            panels,
-            name,
-            f"{labelled} labelled images, from scratch and with Q1's encoder: {metric} over training iterations",
-            run.UNITS[name].removesuffix(" (fraction)"),
-            percent=metric == "accuracy",
-        )
-    order = sorted(outcomes, key=lambda variant: (variant.split("/")[1] == "augmented", fmean(accuracies[variant])))
-    plots.dots(
-        folder / "comparison.png",
-        {name.replace("/", ", "): accuracies[name] for name in order},
-        f"What Q1's encoder adds to {labelled} labelled images",
-        f"accuracy on {len(dataset.test):,} test images",
-        {name.replace("/", ", "): outcomes[name]["first"].metrics["test"]["accuracy"] for name in order},
-        f"first {len(draws[0].indices)} training images",
+    few_shot.draw_curves(
+        folder,
+        {
+            f"{name}, {regime}": outcomes[f"{start}/{regime}"]
+            for start, name in (("scratch", "Q4, scratch"), ("fine-tuned", "Q5, fine-tuned"))
+            for regime in few_shot.REGIMES
+        },
+        f"{labelled} labelled images, from scratch and with Q1's encoder",
     )
-    run.write_text(folder / "table.md", few_shot.table({name: outcomes[name] for name in order}))
+    order = sorted(outcomes, key=lambda variant: (variant.split("/")[1] == "augmented", fmean(accuracies[variant])))
+    rows = {variant.replace("/", ", "): outcomes[variant] for variant in order}
+    title = f"What Q1's encoder adds to {labelled} labelled images"
+    few_shot.draw_comparison(folder / "comparison.png", rows, title, dataset)
+    run.write_text(folder / "table.md", few_shot.table(rows))
 
     conclusions = verdicts(differences, labelled)
-    means = {
-        name: fmean(value for draw, value in by_draw.items() if draw != "first") for name, by_draw in right.items()
-    }
-    conclusions.append(
-        "Of the labels spread over the unlabelled images are right: "
-        + ", ".join(
-            f"{mean:.1%} by {name.replace('_', '-').upper() if name != 'latents' else 'latents'}"
-            for name, mean in means.items()
-        )
-    )
+    shares = [f"{fmean(few_shot.values(found, split='unlabelled')):.1%} by {name}" for name, found in right.items()]
+    conclusions.append(f"Of the labels spread over the unlabelled images are right: {', '.join(shares)}")
+    spread_right = few_shot.quoted({f"spread_{name}".lower().replace("-", "_"): found for name, found in right.items()})
     summary = {
         "metrics": few_shot.quoted(outcomes),
-        "baselines": {},
+        "baselines": spread_right,
         "paired": differences,
         "verdicts": conclusions,
-        "draws": few_shot.by_draw(outcomes),
+        "draws": few_shot.metrics_by_draw(outcomes),
     }
-    for name, by_draw in right.items():
-        values = [value for draw, value in by_draw.items() if draw != "first"]
-        where = "metrics" if name == "latents" else "baselines"
-        summary[where] |= run.quoted({"accuracy": values}, "unlabelled", f"spread_{name}")
-        summary[where] |= run.quoted({"accuracy": by_draw["first"]}, "unlabelled", f"first/spread_{name}")
     if config.curve:
-        curve = label_curve(from_scratch | fine_tuned, dataset, config, folder, key)
-        notes = {
-            regime: equal_shots(
-                LEVELS, by_start["scratch"].mean(1), by_start["fine-tuned"].mean(1)[LEVELS.index(10)], 10
-            )
-            for regime, by_start in curve.items()
-        }
-        plots.label_curve(
-            folder / "curve.png",
-            list(LEVELS),
-            curve,
-            f"How many labels is pretraining worth? Mean and range of {CURVE_DRAWS} draws",
-            f"accuracy on {len(dataset.test):,} test images",
-            notes,
-        )
-        conclusions += [f"{regime}: {note}" for regime, note in notes.items()]
-        summary["curve"] = {
-            "labels_per_digit": LEVELS,
-            "test_accuracy": {
-                regime: {start: rows.tolist() for start, rows in by_start.items()} for regime, by_start in curve.items()
-            },
-        }
+        curve = label_curve(from_scratch | fine_tuned, outcomes, dataset, config, folder, key)
+        conclusions += draw_label_curve(folder / "curve.png", curve, dataset, config.shots)
+        for shots, by_variant in curve.items():
+            for variant, found in by_variant.items():
+                summary["metrics"] |= run.quoted({"accuracy": found}, "test", f"{shots}_per_digit/{variant}")
     summary["seconds"] = time.perf_counter() - started
     run.finish(folder, provenance, few_shot.records(outcomes), summary)
     print((folder / "table.md").read_text(), end="")

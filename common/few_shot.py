@@ -19,15 +19,15 @@ from scipy import stats
 from torch import nn
 from tqdm import tqdm
 
-from common import checkpoint, data, run, train
+from common import checkpoint, data, plots, run, train
 from common.augment import warp
 from common.data import Dataset, Split
 from common.losses import classification_loss
-from common.models import Classifier, Encoder, Head
+from common.models import Classifier, Encoder, Head, digest
 
 Regime = Literal["plain", "augmented"]
 REGIMES: tuple[Regime, ...] = ("plain", "augmented")
-EVALUATIONS = 10  # of each run, since reading 10,000 test images takes as long as 40 iterations
+EVALUATIONS = 10  # of each run: reading 10,000 test images takes as long as about 30 iterations
 STRONG_WARP = partial(warp, rotation=15.0, scale=0.2, shear=0.3, shift=2.0, elastic=1.5)
 IMPROVEMENT = 0.001  # of accuracy: less does not count as improving
 MOST_THREADS = 4  # of Python, which share one interpreter
@@ -85,13 +85,13 @@ def draws(labels: torch.Tensor, options: Options) -> list[Draw]:
     return drawn
 
 
-def repeated(examples: Split, options: Options, regime: Regime, evaluations: int = EVALUATIONS) -> tuple[Split, int]:
+def repeated(examples: Split, options: Options, regime: Regime) -> tuple[Split, int]:
     """Return the examples as often as an epoch of ``train.fit`` is to visit them, and the number of epochs.
 
     One visit a time would make an epoch, and its evaluation, of two iterations.
     """
     images = options.batch_size * (options.iterations if regime == "augmented" else options.plain_iterations)
-    times = max(1, round(images / evaluations / len(examples)))
+    times = max(1, round(images / EVALUATIONS / len(examples)))
     return examples[torch.arange(len(examples)).repeat(times)], max(1, round(images / len(examples) / times))
 
 
@@ -108,31 +108,35 @@ def fit_classifier(
     dataset: Dataset,
     options: Options,
     *,
-    evaluations: int = EVALUATIONS,
+    evaluated: bool = True,
     resume: Path | None = None,
     resume_key: str = "",
 ) -> list[dict]:
-    """Train a classifier in place on a draw and return its history: metrics on the draw's ``examples`` and on ``test``.
+    """Train a classifier in place on a draw and return its history: if ``evaluated``, with metrics on the draw's
+    ``examples`` and on ``test``.
 
     Of a frozen encoder (nothing in it requires a gradient) the latents are computed once, in the augmented regime those
-    of as many warped copies as an epoch visits, and the head is trained on them.
+    of as many warped copies as an epoch visits, and the head is trained on them. Raises RunError if the frozen encoder
+    has changed nevertheless.
     """
     few = dataset.train[draw.indices]
-    examples, epochs = repeated(few, options, regime, evaluations)
-    evaluated = {"examples": few, "test": dataset.test}
+    examples, epochs = repeated(few, options, regime)
+    splits = {"examples": few, "test": dataset.test} if evaluated else {}
     trained, transform = model, STRONG_WARP if regime == "augmented" else None
-    if not any(parameter.requires_grad for parameter in model.encoder.parameters()):
+    is_frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())
+    before = digest(model.encoder)
+    if is_frozen:
         if transform:
             warps = run.generator(draw.seed, "warps", few.images.device)
             examples, transform = Split(transform(examples.images, warps), examples.labels), None
         examples = latents(model.encoder, examples)
-        evaluated = {name: latents(model.encoder, split) for name, split in evaluated.items()}
+        splits = {name: latents(model.encoder, split) for name, split in splits.items()}
         trained = model.head
-    return train.fit(
+    history = train.fit(
         trained,
         partial(classification_loss, smoothing=options.label_smoothing),
         examples,
-        evaluated,
+        splits,
         epochs=epochs,
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
@@ -142,6 +146,9 @@ def fit_classifier(
         resume=resume,
         resume_key=resume_key,
     )
+    if is_frozen and digest(model.encoder) != before:
+        raise run.RunError("the frozen encoder changed in training; no result was written")
+    return history
 
 
 def latents(encoder: Encoder, split: Split) -> Split:
@@ -184,11 +191,13 @@ def classify(
     options: Options,
     folder: Path,
     resume_key: str,
-    evaluations: int = EVALUATIONS,
+    *,
+    evaluated: bool = True,
 ) -> Outcomes:
     """Train a classifier from every start (name -> the encoder for a draw) in both regimes on every draw.
 
-    The checkpoints go to ``folder``.
+    The checkpoints go to ``folder``. Only if ``evaluated`` have the histories metrics on "examples" and "test"; the
+    weights are the same.
     """
 
     def train_one(job: tuple[str, Regime, Draw]) -> Outcome:
@@ -197,7 +206,7 @@ def classify(
         model = classifier(starts[start](draw), draw, dataset.test.images.device)
         resume = folder / f"{name}_{run.RESUME}"
         history = fit_classifier(
-            model, draw, regime, dataset, options, evaluations=evaluations, resume=resume, resume_key=resume_key
+            model, draw, regime, dataset, options, evaluated=evaluated, resume=resume, resume_key=resume_key
         )
         return outcome(folder / f"{name}.pt", model, history, classification_loss, draw, dataset, options)
 
@@ -258,7 +267,7 @@ def settled(history: list[dict], split: str) -> int:
     return next(r["step"] for i, r in enumerate(history) if max(accuracies[i:]) <= accuracies[i] + IMPROVEMENT)
 
 
-def by_draw(outcomes: Outcomes) -> dict[str, dict[str, dict]]:
+def metrics_by_draw(outcomes: Outcomes) -> dict[str, dict[str, dict]]:
     """Return the metrics of every run, variant -> draw -> split -> metric -> value, for summary.json."""
     return {variant: {draw: found.metrics for draw, found in by_draw.items()} for variant, by_draw in outcomes.items()}
 
@@ -283,6 +292,35 @@ def table(outcomes: Outcomes) -> str:
             ]
         )
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def draw_curves(folder: Path, panels: dict[str, dict[str, Outcome]], title: str) -> None:
+    """Write loss.png and accuracy.png of classifiers, train against test: the first balanced draw thick."""
+    histories = {
+        name: [found.history for draw, found in by_draw.items() if draw != "first"] + [by_draw["first"].history]
+        for name, by_draw in panels.items()
+    }
+    for file, metric, unit in (("loss", "cross_entropy", run.UNITS["cross_entropy"]), ("accuracy",) * 3):
+        plots.train_against_test(
+            folder / f"{file}.png",
+            histories,
+            metric,
+            f"{title}: {file} over training iterations",
+            unit,
+            percent=metric == "accuracy",
+        )
+
+
+def draw_comparison(path: Path, rows: dict[str, dict[str, Outcome]], title: str, dataset: Dataset) -> None:
+    """Draw the test accuracy of every draw, a row for each name, and that of `first`."""
+    plots.dots(
+        path,
+        {name: values(by_draw) for name, by_draw in rows.items()},
+        title,
+        f"accuracy on {len(dataset.test):,} test images",
+        {name: by_draw["first"].metrics["test"]["accuracy"] for name, by_draw in rows.items()},
+        "first training images, as many",
+    )
 
 
 def finished(folder: Path, provenance: dict, latent_dim: int) -> Outcomes | None:

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import numpy
@@ -10,7 +9,8 @@ import q1_autoencoder
 import q4_few_shot
 import q5_transfer
 from common import checkpoint, data, few_shot, plots, run
-from common.models import digest
+from common.losses import classification_loss
+from common.models import Encoder, digest, frozen
 
 SETTINGS = {"draws": 2, "shots": 2, "plain_iterations": 4, "iterations": 6, "batch_size": 10, "device": "cpu"}
 
@@ -67,15 +67,15 @@ def test_settled_is_where_accuracy_stops_rising():
 
 
 def test_equal_shots_interpolates_and_says_no_gain():
-    levels, scratch = (1, 10, 100), numpy.array([0.5, 0.7, 0.9])
+    levels, scratch = [1, 10, 100], numpy.array([0.5, 0.7, 0.9])
     assert q5_transfer.equal_shots(levels, scratch, 0.8, 10) == "10 per digit fine-tuned equal 32 from scratch"
     assert "no gain" in q5_transfer.equal_shots(levels, scratch, 0.7, 10)
     assert "more than 100" in q5_transfer.equal_shots(levels, scratch, 0.95, 10)
 
 
 def test_effect_is_worded_from_the_interval():
-    assert "a gain of +2.0" in q5_transfer.effect({"mean": 0.02, "low": 0.01, "high": 0.03})
-    assert "a loss of -2.0" in q5_transfer.effect({"mean": -0.02, "low": -0.03, "high": -0.01})
+    assert "a gain of +2.00" in q5_transfer.effect({"mean": 0.02, "low": 0.01, "high": 0.03})
+    assert "a loss of -2.00" in q5_transfer.effect({"mean": -0.02, "low": -0.03, "high": -0.01})
     assert "uncertain" in q5_transfer.effect({"mean": 0.01, "low": -0.01, "high": 0.03})
 
 
@@ -90,7 +90,7 @@ def test_labels_spread_within_clusters_from_the_labelled_points():
     assert q5_transfer.accuracy_of_unlabelled(found, draw, labels) > 0.95
 
 
-def test_q4_then_q5_keep_their_promises(options):
+def test_q4_then_q5_keep_their_promises(options, monkeypatch):
     q4 = q4_few_shot.main(q4_few_shot.Config(**options))
     folder = options["output_dir"] / "q4_few_shot"
     figures = {"loss", "accuracy", "comparison", "autoencoder_loss", "autoencoder_comparison", "reconstructions"}
@@ -106,11 +106,19 @@ def test_q4_then_q5_keep_their_promises(options):
         right = (model(dataset.test.images).argmax(1) == dataset.test.labels).double().mean().item()
     assert each[0] == pytest.approx(right, abs=1e-6)
 
-    q5 = q5_transfer.main(q5_transfer.Config(**options, spread_epochs=1))
+    monkeypatch.setattr(q5_transfer, "LEVELS", {1, 3})
+    q5 = q5_transfer.main(q5_transfer.Config(**options, spread_epochs=1, curve=True))
     folder = options["output_dir"] / "q5_transfer"
-    assert {path.stem for path in folder.glob("*.png")} == {"loss", "accuracy", "comparison"}
+    assert {path.stem for path in folder.glob("*.png")} == {"loss", "accuracy", "comparison", "curve"}
+    for shots in (1, 2, 3):
+        number = q5["metrics"][f"{shots}_per_digit/fine-tuned/plain/test/accuracy"]
+        assert number["n"] == 2 and 0 <= number["mean"] <= 1
+    same = [q5["metrics"][f"{name}fine-tuned/plain/test/accuracy"] for name in ("", "2_per_digit/")]
+    assert same[0] == same[1], "two labels per digit are those of the main run"
+    model = checkpoint.load(folder / "curve" / "3_per_digit" / "scratch_plain_draw_2.pt")
+    assert model.config["shots"] == 3
     assert json.loads((folder / "summary.json").read_text()) == q5
-    assert not list(folder.glob("*resume.pt")) and not list(folder.glob("scratch_*"))
+    assert not list(folder.rglob("*resume.pt")) and not list(folder.glob("scratch_*"))
     for regime in few_shot.REGIMES:
         assert q5["draws"][f"scratch/{regime}"] == q4["draws"][f"scratch/{regime}"], "read from Q4"
     q1 = checkpoint.load(options["output_dir"] / "q1_autoencoder" / "model.pt").model.encoder
@@ -128,16 +136,109 @@ def test_q4_then_q5_keep_their_promises(options):
     assert few_shot.finished(q4_folder, other, 12) is None
 
 
-def test_results_do_not_depend_on_the_threads(data_dir, tmp_path):
+@pytest.fixture
+def classify(data_dir, tmp_path):
+    """Train one start, Q4's unless another is given, on `first` and two draws; return the outcomes."""
     dataset = data.load("mnist", data_dir)
     config = q4_few_shot.Config(**SETTINGS)
-    starts = {"scratch": lambda draw: q4_few_shot.scratch(draw, config)}
     drawn = few_shot.draws(dataset.train.labels, config)
+
+    def train_all(start=None, key="key", **changes):
+        start = start or (lambda draw: q4_few_shot.scratch(draw, config))
+        return few_shot.classify({"start": start}, drawn, dataset, config, tmp_path, key, **changes)
+
+    return train_all
+
+
+def weights(folder, name="start_augmented_draw_1"):
+    return digest(checkpoint.load(folder / f"{name}.pt").model)
+
+
+def test_evaluating_less_often_gives_the_same_weights(classify, tmp_path):
+    classify(evaluated=True)
+    expected = weights(tmp_path)
+    classify(key="other", evaluated=False)
+    assert weights(tmp_path) == expected
+
+
+def test_an_encoder_that_changes_though_frozen_is_refused(classify, monkeypatch):
+    fit = few_shot.train.fit
+    start = lambda draw: frozen(Encoder(generator=run.generator(draw.seed, "encoder")))  # noqa: E731
+    encoders = []
+
+    def keeping(draw):
+        encoders.append(start(draw))
+        return encoders[-1]
+
+    def careless(*arguments, **settings):
+        encoders[-1].linear[0].bias.data += 1
+        return fit(*arguments, **settings)
+
+    classify(keeping)
+    monkeypatch.setattr(few_shot, "MOST_THREADS", 1)
+    monkeypatch.setattr(few_shot.train, "fit", careless)
+    with pytest.raises(run.RunError, match="frozen encoder changed"):
+        classify(keeping, key="other")
+
+
+def test_a_head_on_a_frozen_encoder_learns_from_warped_copies_in_the_augmented_regime(classify, monkeypatch):
+    trained_on = {}
+    fit = few_shot.train.fit
+
+    def watching(model, loss_fn, examples, *arguments, **settings):
+        trained_on.setdefault(len(trained_on), (type(model).__name__, examples.images))
+        assert settings["transform"] is None
+        return fit(model, loss_fn, examples, *arguments, **settings)
+
+    monkeypatch.setattr(few_shot, "MOST_THREADS", 1)
+    monkeypatch.setattr(few_shot.train, "fit", watching)
+    classify(lambda draw: frozen(Encoder(generator=run.generator(draw.seed, "encoder"))))
+    assert {name for name, _ in trained_on.values()} == {"Head"}
+    plain, augmented = trained_on[0][1], trained_on[3][1]  # `first`, in the regimes' order
+    assert plain.shape[1:] == augmented.shape[1:] == (12,)
+    assert len(plain.unique(dim=0)) <= 20 < len(augmented.unique(dim=0))
+
+
+def test_killed_runs_go_on_at_the_draw_they_were_in(classify, tmp_path, monkeypatch, capsys):
+    expected = few_shot.metrics_by_draw(classify())
+    for path in tmp_path.glob("*.pt"):
+        path.unlink()
+    outcome, calls = few_shot.outcome, []
+
+    def killed(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return outcome(*arguments)
+
+    monkeypatch.setattr(few_shot, "MOST_THREADS", 1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(few_shot, "outcome", killed)
+        classify()
+    capsys.readouterr()
+    assert few_shot.metrics_by_draw(classify()) == expected
+    assert capsys.readouterr().out.count("going on after epoch") in (4, 5)  # a fifth may have started
+
+
+def test_smoothing_changes_the_loss_and_not_the_metric():
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    loss, metrics = classification_loss(lambda _: logits, torch.zeros(1), labels, smoothing=0.3)
+    nats = -logits.log_softmax(1)[0]
+    assert metrics["cross_entropy"].item() == pytest.approx(nats[0].item())
+    assert loss.item() == pytest.approx((0.7 * nats[0] + 0.1 * nats.sum()).item())
+
+
+def test_quoted_gives_the_spread_of_several_runs():
+    entry = run.quoted({"mse": [1.0, 2.0, 6.0]}, "test", "q9")["q9/test/mse"]
+    assert (entry["mean"], entry["std"], entry["n"]) == (3.0, pytest.approx(7**0.5), 3)
+    assert run.quoted({"mse": 1.0}, "test")["test/mse"]["std"] is None
+
+
+def test_results_do_not_depend_on_the_threads(classify):
     found, threads = [], torch.get_num_threads()
     for number in (1, 2):
         torch.set_num_threads(number)
-        outcomes = few_shot.classify(starts, drawn, dataset, config, tmp_path, f"key {number}")
-        found.append(few_shot.by_draw(outcomes))
+        found.append(few_shot.metrics_by_draw(classify(key=f"{number} threads")))
         assert torch.get_num_threads() == number
     torch.set_num_threads(threads)
     assert found[0] == found[1]
@@ -152,4 +253,3 @@ def test_impossible_options_are_refused(change):
 def test_q5_without_q1_names_the_command(data_dir, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"python q1_autoencoder\.py"):
         q5_transfer.main(q5_transfer.Config(data_dir=data_dir, output_dir=tmp_path, device="cpu"))
-    assert dataclasses.is_dataclass(q5_transfer.Config)
