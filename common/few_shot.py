@@ -234,7 +234,7 @@ def in_threads(function: Callable[[Job], Answer], jobs: list[Job], dataset: Data
         return list(tqdm(pool.map(function, jobs), total=len(jobs), desc=name, leave=False, disable=None))
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads)  # some builds of PyTorch keep one number for all threads
 
 
 def values(by_draw: dict[str, Outcome], metric: str = "accuracy", split: str = "test") -> list[float]:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy
@@ -49,6 +50,7 @@ def test_every_example_is_repeated_equally_often_for_about_the_iterations(count)
     for regime, iterations in (("plain", options.plain_iterations), ("augmented", options.iterations)):
         examples, epochs = few_shot.repeated(split, options, regime)
         assert len(set(torch.bincount(examples.labels).tolist())) == 1
+        assert count > 100 or epochs == few_shot.EVALUATIONS
         assert epochs * len(examples) / options.batch_size == pytest.approx(iterations, rel=0.2)
 
 
@@ -86,8 +88,11 @@ def test_labels_spread_within_clusters_from_the_labelled_points():
     draw = few_shot.Draw("draw 1", 1, torch.tensor([0, 1]))
     graph = q5_transfer.neighbour_graph(points)
     assert abs(graph - graph.T).max() == 0
-    found = q5_transfer.spread(graph, draw, labels)
+    hidden = labels.copy()
+    hidden[2:] = 0  # what is not of the draw must not be read
+    found = q5_transfer.spread(graph, draw, hidden)
     assert q5_transfer.accuracy_of_unlabelled(found, draw, labels) > 0.95
+    assert q5_transfer.accuracy_of_unlabelled(1 - labels, draw, labels) == 0
 
 
 def test_q4_then_q5_keep_their_promises(options, monkeypatch):
@@ -96,6 +101,7 @@ def test_q4_then_q5_keep_their_promises(options, monkeypatch):
     figures = {"loss", "accuracy", "comparison", "autoencoder_loss", "autoencoder_comparison", "reconstructions"}
     assert {path.stem for path in folder.glob("*.png")} == figures
     assert json.loads((folder / "summary.json").read_text()) == q4
+    assert q4["baselines"]["q1/test/mse"]["mean"] == 0.05
     number = q4["metrics"]["scratch/plain/test/accuracy"]
     each = [q4["draws"]["scratch/plain"][f"draw {i}"]["test"]["accuracy"] for i in (1, 2)]
     assert number["n"] == 2 and number["mean"] == pytest.approx(numpy.mean(each))
@@ -115,6 +121,7 @@ def test_q4_then_q5_keep_their_promises(options, monkeypatch):
         assert number["n"] == 2 and 0 <= number["mean"] <= 1
     same = [q5["metrics"][f"{name}fine-tuned/plain/test/accuracy"] for name in ("", "2_per_digit/")]
     assert same[0] == same[1], "two labels per digit are those of the main run"
+    assert not (folder / "curve" / "2_per_digit").exists()
     model = checkpoint.load(folder / "curve" / "3_per_digit" / "scratch_plain_draw_2.pt")
     assert model.config["shots"] == 3
     assert json.loads((folder / "summary.json").read_text()) == q5
@@ -143,9 +150,10 @@ def classify(data_dir, tmp_path):
     config = q4_few_shot.Config(**SETTINGS)
     drawn = few_shot.draws(dataset.train.labels, config)
 
-    def train_all(start=None, key="key", **changes):
+    def train_all(start=None, key="key", evaluated=True, **changes):
         start = start or (lambda draw: q4_few_shot.scratch(draw, config))
-        return few_shot.classify({"start": start}, drawn, dataset, config, tmp_path, key, **changes)
+        options = dataclasses.replace(config, **changes)
+        return few_shot.classify({"start": start}, drawn, dataset, options, tmp_path, key, evaluated=evaluated)
 
     return train_all
 
@@ -155,10 +163,78 @@ def weights(folder, name="start_augmented_draw_1"):
 
 
 def test_evaluating_less_often_gives_the_same_weights(classify, tmp_path):
-    classify(evaluated=True)
+    often = classify(evaluated=True)
     expected = weights(tmp_path)
-    classify(key="other", evaluated=False)
+    never = classify(key="other", evaluated=False)
     assert weights(tmp_path) == expected
+    for outcomes, splits in ((often, {"examples", "test"}), (never, set())):
+        record = outcomes["start/plain"]["draw 1"].history[-1]
+        assert set(record) == {"epoch", "step", "learning_rate", "train"} | splits
+
+
+def test_outcomes_are_measured_on_the_saved_model_and_the_own_examples(classify, data_dir, monkeypatch):
+    found = classify()["start/plain"]["draw 2"].metrics["examples"]["accuracy"]
+    dataset = data.load("mnist", data_dir)
+    draw = few_shot.draws(dataset.train.labels, few_shot.Options(**SETTINGS))[2]
+    own = dataset.train[draw.indices]
+    load, seen = checkpoint.load, []
+
+    def loading(path):
+        saved = load(path)
+        with torch.inference_mode():
+            seen.append((path.name, (saved.model(own.images).argmax(1) == own.labels).double().mean().item()))
+            for parameter in saved.model.parameters():
+                parameter.zero_()  # then every image is read as a 0
+        return saved
+
+    monkeypatch.setattr(few_shot.checkpoint, "load", loading)
+    zeros = classify(key="other")["start/plain"]["draw 2"].metrics["examples"]["accuracy"]
+    assert dict(seen)["start_plain_draw_2.pt"] == pytest.approx(found)
+    assert zeros == pytest.approx(0.1)
+
+
+def test_label_smoothing_reaches_the_training(classify, tmp_path):
+    classify()
+    expected = weights(tmp_path)
+    classify(key="other", label_smoothing=0.5)
+    assert weights(tmp_path) != expected
+
+
+def test_q4_baselines_by_hand(data_dir):
+    dataset = data.load("mnist", data_dir)
+    few = dataset.train[data.balanced(dataset.train.labels, 3, 5)]
+    pixels, test = few.images.flatten(1).double(), dataset.test.images.flatten(1).double()
+    nearest = few.labels[torch.cdist(test, pixels).argmin(1)]
+    accuracies = q4_few_shot.pixel_baselines(few, dataset.test)
+    right = (nearest == dataset.test.labels).double().mean().item()
+    assert accuracies["nearest_neighbour"]["accuracy"] == pytest.approx(right, abs=0.011)  # but for ties
+    leading = torch.linalg.svd(pixels - pixels.mean(0), full_matrices=False).Vh[:4]
+    centred = test - pixels.mean(0)
+    residual = centred - centred @ leading.T @ leading
+    errors = q4_few_shot.pca_errors(few, dataset.test, 4)
+    assert errors["mse"] == pytest.approx((residual**2).mean().item(), rel=1e-3)
+    assert errors["l1"] == pytest.approx(residual.abs().mean().item(), rel=1e-3)
+
+
+def test_q4_verdicts_name_the_gap():
+    def found(own, test, metric):
+        return few_shot.Outcome([], {"examples": {metric: own}, "test": {metric: test}})
+
+    outcomes = {
+        "scratch/plain": {f"draw {i}": found(1.0, test, "accuracy") for i, test in enumerate((0.7, 0.8))},
+        "autoencoder": {f"draw {i}": found(0.01, test, "mse") for i, test in enumerate((0.03, 0.05))},
+    }
+    classifier, autoencoder = q4_few_shot.verdicts(outcomes)
+    assert "test accuracy 75.0% +- 7.1" in classifier and "over-fitting by 25.0 points" in classifier
+    assert "test MSE 0.0400 +- 0.0141, 4.0 times" in autoencoder
+
+
+def test_more_latents_than_a_quarter_of_the_pixels_spread_too(data_dir):
+    dataset = data.load("mnist", data_dir)
+    draws = few_shot.draws(dataset.train.labels, few_shot.Options(**SETTINGS))
+    latents = dataset.train.images.flatten(1)[:, :200].numpy()
+    _, right = q5_transfer.spread_everywhere(latents, dataset, draws)
+    assert list(right) == ["latents", "PCA-200", "PCA-784"]
 
 
 def test_an_encoder_that_changes_though_frozen_is_refused(classify, monkeypatch):
