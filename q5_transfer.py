@@ -3,7 +3,7 @@
 Trains Q4's classifier on Q4's draws, with an encoder that starts from Q1's weights: frozen, fine-tuned, and fine-tuned
 on labels that spread over the unlabelled images. Every difference is paired, draw by draw. Fine-tuning gains 8.46
 points without augmentation (95 % interval 6.73 to 10.18) and 0.18 with it (0.01 to 0.35); on spread labels the
-classifier reads 97.5 +- 0.6 % of the test images (100 labels, 5 balanced draws, seed 0). The settings, those of
+classifier reads 97.45 +- 0.55 % of the test images (100 labels, 5 balanced draws, seed 0). The settings, those of
 common/few_shot.py, were chosen on the validation images with other draws.
 
     python q5_transfer.py            # 2 minutes on 2 CPU cores
