@@ -75,9 +75,9 @@ def main(config: Config) -> dict:
     """Train, save, reload, measure, draw; return the summary."""
     started = time.perf_counter()
     device = run.device(config)
-    folder = run.folder(config, __file__)
     dataset = data.load(config.dataset, config.data_dir, device)
     provenance = run.provenance(config, device, dataset.fingerprint, upstream={})
+    folder = run.start(config, __file__, provenance)
 
     model = build(config).to(device, memory_format=torch.channels_last)
 
@@ -94,8 +94,7 @@ def main(config: Config) -> dict:
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         seed=config.seed,
-        resume=folder / run.RESUME,
-        resume_key=str(provenance),
+        snapshot=folder / run.SNAPSHOT,
     )
 
     refuse_collapse(history[-1]["validation"]["mse"], dataset)

@@ -72,9 +72,9 @@ def main(config: Config) -> dict:
     """Train, save, reload, measure, draw; return the summary."""
     started = time.perf_counter()
     device = run.device(config)
-    folder = run.folder(config, __file__)
     dataset = data.load(config.dataset, config.data_dir, device)
     provenance = run.provenance(config, device, dataset.fingerprint, upstream={})
+    folder = run.start(config, __file__, provenance)
 
     model = build(config).to(device, memory_format=torch.channels_last)
     history = train.fit(
@@ -88,8 +88,7 @@ def main(config: Config) -> dict:
         weight_decay=config.weight_decay,
         seed=config.seed,
         transform=warp if config.augment else None,
-        resume=folder / run.RESUME,
-        resume_key=str(provenance),
+        snapshot=folder / run.SNAPSHOT,
     )
     checkpoint.save(folder / "model.pt", model, config, history[-1])
 

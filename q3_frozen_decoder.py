@@ -165,10 +165,10 @@ def main(config: Config) -> dict:
             f"the encoders differ: got {q1.model.encoder.arguments} in Q1 and {sizes} in Q2, expected the same: make"
             f" Q2's with `python q2_classifier.py --latent-dim {q1.model.encoder.arguments['latent_dim']}`"
         )
-    folder = run.folder(config, __file__)
     dataset = data.load(config.dataset, config.data_dir, device)
-    upstream = {str(path): saved.sha256 for path, saved in zip(paths, (q1, q2), strict=True)}
+    upstream = {path: saved.sha256 for path, saved in zip(paths, (q1, q2), strict=True)}
     provenance = run.provenance(config, device, dataset.fingerprint, upstream)
+    folder = run.start(config, __file__, provenance)
 
     recipe = q1.config
 
@@ -194,8 +194,7 @@ def main(config: Config) -> dict:
             learning_rate=recipe["learning_rate"],
             weight_decay=recipe["weight_decay"],
             seed=config.seed,
-            resume=folder / f"{name.replace(' ', '_')}_{run.RESUME}",
-            resume_key=str(provenance),
+            snapshot=folder / f"{name.replace(' ', '_')}_{run.SNAPSHOT}",
         )
         digests[name].append(digest(encoder))
         if digests[name][0] != digests[name][1]:
@@ -255,7 +254,7 @@ def main(config: Config) -> dict:
         "standard deviation within a digit,\nreconstructions over originals",
         reference=1.0,
     )
-    run.write_text(folder / "table.md", table(measures))
+    run.write(folder / "table.md", table(measures))
 
     conclusions = verdicts(measures["Q1"], measures["Q3"])
     summary = {

@@ -52,7 +52,7 @@ def loss_fn(model: Autoencoder, images: Tensor, labels: Tensor) -> tuple[Tensor,
     return reconstruction_loss(model, images, images, "bce")
 
 
-def autoencode(draw: Draw, dataset: data.Dataset, config: Config, folder: Path, resume_key: str) -> Outcome:
+def autoencode(draw: Draw, dataset: data.Dataset, config: Config, folder: Path) -> Outcome:
     """Train an autoencoder on the images of a draw, save, reload and measure it."""
     name = f"autoencoder_{draw.name}".replace(" ", "_")
     few = dataset.train[draw.indices]
@@ -69,8 +69,7 @@ def autoencode(draw: Draw, dataset: data.Dataset, config: Config, folder: Path, 
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         seed=draw.seed,
-        resume=folder / f"{name}_{run.RESUME}",
-        resume_key=resume_key,
+        snapshot=folder / f"{name}_{run.SNAPSHOT}",
     )
     return few_shot.outcome(folder / f"{name}.pt", model, history, loss_fn, draw, dataset, config)
 
@@ -118,14 +117,13 @@ def main(config: Config) -> dict:
     device = run.device(config)
     q1_path = config.output_dir / "q1_autoencoder" / "model.pt"
     q1 = checkpoint.load(q1_path, Autoencoder, config.dataset) if q1_path.exists() else None
-    folder = run.folder(config, __file__)
     dataset = data.load(config.dataset, config.data_dir, device)
-    provenance = run.provenance(config, device, dataset.fingerprint, {str(q1_path): q1.sha256} if q1 else {})
+    provenance = run.provenance(config, device, dataset.fingerprint, {q1_path: q1.sha256} if q1 else {})
+    folder = run.start(config, __file__, provenance)
     draws = few_shot.draws(dataset.train.labels, config)
-    key = str(provenance)
 
-    outcomes = few_shot.classify({"scratch": partial(scratch, config=config)}, draws, dataset, config, folder, key)
-    redraw = partial(autoencode, dataset=dataset, config=config, folder=folder, resume_key=key)
+    outcomes = few_shot.classify({"scratch": partial(scratch, config=config)}, draws, dataset, config, folder)
+    redraw = partial(autoencode, dataset=dataset, config=config, folder=folder)
     redrawn = few_shot.in_threads(redraw, draws, dataset, "autoencoders")
     outcomes["autoencoder"] = {draw.name: found for draw, found in zip(draws, redrawn, strict=True)}
 

@@ -106,7 +106,6 @@ def fit_spread(
     dataset: data.Dataset,
     config: Config,
     folder: Path,
-    key: str,
 ) -> Outcome:
     """Fine-tune Q1's encoder and a new head on all training images under their spread labels."""
     name = f"spread_{draw.name}".replace(" ", "_")
@@ -122,8 +121,7 @@ def fit_spread(
         weight_decay=config.weight_decay,
         seed=draw.seed,
         transform=few_shot.STRONG_WARP,
-        resume=folder / f"{name}_{run.RESUME}",
-        resume_key=key,
+        snapshot=folder / f"{name}_{run.SNAPSHOT}",
     )
     return few_shot.outcome(folder / f"{name}.pt", model, history, classification_loss, draw, dataset, config)
 
@@ -200,7 +198,7 @@ def spread_everywhere(
 
 
 def label_curve(
-    starts: dict, outcomes: Outcomes, dataset: data.Dataset, config: Config, folder: Path, key: str
+    starts: dict, outcomes: Outcomes, dataset: data.Dataset, config: Config, folder: Path
 ) -> dict[int, dict[str, list[float]]]:
     """Train from scratch and fine-tune with 1 to 100 labels per digit: labels -> variant -> test accuracy of each draw.
 
@@ -214,7 +212,7 @@ def label_curve(
         if shots != config.shots:
             where = folder / "curve" / f"{shots}_per_digit"
             where.mkdir(parents=True, exist_ok=True)
-            found = few_shot.classify(starts, draws, dataset, options, where, key, evaluated=False)
+            found = few_shot.classify(starts, draws, dataset, options, where, evaluated=False)
         accuracies[shots] = {
             f"{start}/{regime}": [found[f"{start}/{regime}"][draw.name].metrics["test"]["accuracy"] for draw in draws]
             for start in starts
@@ -257,10 +255,9 @@ def main(config: Config) -> dict:
     q1_path = config.output_dir / "q1_autoencoder" / "model.pt"
     q1 = checkpoint.load(q1_path, Autoencoder, config.dataset)
     sizes = q1.model.encoder.arguments
-    folder = run.folder(config, __file__)
     dataset = data.load(config.dataset, config.data_dir, device)
-    provenance = run.provenance(config, device, dataset.fingerprint, {str(q1_path): q1.sha256})
-    key = str(provenance)
+    provenance = run.provenance(config, device, dataset.fingerprint, {q1_path: q1.sha256})
+    folder = run.start(config, __file__, provenance)
     draws = few_shot.draws(dataset.train.labels, config)
     q1.model.to(device, memory_format=torch.channels_last)
 
@@ -273,15 +270,13 @@ def main(config: Config) -> dict:
     outcomes = few_shot.finished(config.output_dir / "q4_few_shot", provenance, sizes["latent_dim"])
     if outcomes is None:
         print("no finished q4_few_shot.py with these options: its classifiers are trained here")
-        outcomes = few_shot.classify(from_scratch, draws, dataset, config, folder, key)
-    outcomes |= few_shot.classify(untrained | fine_tuned, draws, dataset, config, folder, key)
+        outcomes = few_shot.classify(from_scratch, draws, dataset, config, folder)
+    outcomes |= few_shot.classify(untrained | fine_tuned, draws, dataset, config, folder)
 
     latents = train.apply(q1.model.encoder, dataset.train.images).cpu().numpy()
     spread_labels, right = spread_everywhere(latents, dataset, draws)
     as_tensors = {name: torch.from_numpy(found).to(device) for name, found in spread_labels.items()}
-    train_one = partial(
-        fit_spread, labels=as_tensors, q1=q1.model, dataset=dataset, config=config, folder=folder, key=key
-    )
+    train_one = partial(fit_spread, labels=as_tensors, q1=q1.model, dataset=dataset, config=config, folder=folder)
     found = few_shot.in_threads(train_one, draws, dataset, "classifiers on spread labels")
     outcomes["spread/augmented"] = {draw.name: each for draw, each in zip(draws, found, strict=True)}
     accuracies = {name: few_shot.values(by_draw) for name, by_draw in outcomes.items()}
@@ -303,7 +298,7 @@ def main(config: Config) -> dict:
     rows = {variant.replace("/", ", "): outcomes[variant] for variant in order}
     title = f"What Q1's encoder adds to {labelled} labelled images"
     few_shot.draw_comparison(folder / "comparison.png", rows, title, dataset)
-    run.write_text(folder / "table.md", few_shot.table(rows))
+    run.write(folder / "table.md", few_shot.table(rows))
 
     conclusions = verdicts(differences, labelled)
     shares = [f"{fmean(few_shot.values(found, split='unlabelled')):.1%} by {name}" for name, found in right.items()]
@@ -317,14 +312,14 @@ def main(config: Config) -> dict:
         "draws": few_shot.metrics_by_draw(outcomes),
     }
     if config.curve:
-        curve = label_curve(from_scratch | fine_tuned, outcomes, dataset, config, folder, key)
+        curve = label_curve(from_scratch | fine_tuned, outcomes, dataset, config, folder)
         conclusions += draw_label_curve(folder / "curve.png", curve, dataset, config.shots)
         for shots, by_variant in curve.items():
             for variant, found in by_variant.items():
                 summary["metrics"] |= run.quoted({"accuracy": found}, "test", f"{shots}_per_digit/{variant}")
     summary["seconds"] = time.perf_counter() - started
     run.finish(folder, provenance, few_shot.records(outcomes), summary)
-    print((folder / "table.md").read_text(), end="")
+    print((folder / "table.md").read_text("utf-8"), end="")
     print(*conclusions, sep="\n")
     print(f"figures and numbers: {folder}")
     return summary

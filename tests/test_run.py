@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -69,13 +70,16 @@ def test_parse_without_arguments_gives_the_defaults():
 
 
 def test_every_option_takes_its_value_from_the_command_line():
-    arguments = "--dataset qmnist --data-dir a --output-dir b/c --device cpu --seed 9 --step-count 4 --peak-rate 1e-3"
+    arguments = (
+        "--dataset qmnist --data-dir a --output-dir b/c --device cpu --resume --seed 9 --step-count 4 --peak-rate 1e-3"
+    )
     assert parsed(*arguments.split(), "--decay", "0.25", "--mode=slow") == SmallConfig(
         dataset="qmnist",
         data_dir=Path("a"),
         output_dir=Path("b/c"),
         device="cpu",
         seed=9,
+        resume=True,
         step_count=4,
         peak_rate=0.001,
         decay=0.25,
@@ -163,7 +167,7 @@ def test_help_of_q1_describes_every_option(capsys):
     assert text.count("Q1: what does an encoder keep") == 1
     for field in dataclasses.fields(q1_autoencoder.Config):
         option = f"--{field.name.replace('_', '-')}"
-        description = re.search(rf"{option} [^ ]+ (.*?) \(default: ", text)
+        description = re.search(rf"{option}(?:, --no-[^ ]+|) [^ ]+ (.*?) \(default: ", text)
         assert description, option
         assert len(description[1].split()) >= 4, option
         assert "--" not in description[1], option  # or it is the next option's
@@ -325,59 +329,78 @@ def test_a_device_that_is_not_there_is_one_line_with_what_is(monkeypatch, kinds,
     assert message.endswith(f"expected auto or {usable}")
 
 
-def test_folder_is_made_under_the_output_folder_with_the_name_of_the_script(tmp_path):
-    options = run.Options(output_dir=tmp_path / "new" / "outputs")
+def started(output_dir: Path, script: str = "q1_autoencoder.py", **changes) -> Path:
+    options = run.Options(output_dir=output_dir, device="cpu", **changes)
+    return run.start(options, script, run.provenance(options, torch.device("cpu"), "fingerprint", {}))
+
+
+def test_start_makes_a_folder_with_the_name_of_the_script_and_keeps_what_is_complete(tmp_path):
     expected = tmp_path / "new" / "outputs" / "q1_autoencoder"
-    assert run.folder(options, "/somewhere/q1_autoencoder.py") == expected
-    assert expected.is_dir()
-    (expected / "kept.txt").write_text("kept")
-    assert run.folder(options, "q1_autoencoder.py") == expected
-    assert (expected / "kept.txt").read_text() == "kept"
+    assert started(tmp_path / "new" / "outputs", "/somewhere/q1_autoencoder.py") == expected
+    for name in ("kept.txt", "a_snapshot.pt", ".tmp-3-model.pt"):
+        (expected / name).write_text("text")
+    assert started(tmp_path / "new" / "outputs") == expected
+    assert {path.name for path in expected.iterdir()} == {".lock", "kept.txt", run.UNFINISHED}
 
 
-def test_folder_refuses_a_file_in_the_way(tmp_path):
+def test_start_keeps_snapshots_only_for_a_run_that_resumes_with_the_same_settings(tmp_path):
+    folder = started(tmp_path)
+    (folder / "a_snapshot.pt").write_text("state")
+    with pytest.raises(ValueError, match="seed 0 then, 4 now"):
+        started(tmp_path, seed=4, resume=True)
+    started(tmp_path, resume=True, data_dir=Path("elsewhere"))
+    assert (folder / "a_snapshot.pt").exists()
+    started(tmp_path)
+    assert not (folder / "a_snapshot.pt").exists()
+    (folder / run.UNFINISHED).write_text("{}")
+    with pytest.raises(ValueError, match="damaged: leave out --resume"):
+        started(tmp_path, resume=True)
+
+
+def test_start_refuses_a_file_in_the_way(tmp_path):
     (tmp_path / "q1_autoencoder").write_text("a file")
-    with pytest.raises(OSError, match="q1_autoencoder"):
-        run.folder(run.Options(output_dir=tmp_path), "q1_autoencoder.py")
-    with pytest.raises(OSError, match="q1_autoencoder"):
-        run.folder(run.Options(output_dir=tmp_path / "q1_autoencoder"), "q2_classifier.py")
+    with pytest.raises(OSError, match=r"q1_autoencoder.*--output-dir"):
+        started(tmp_path)
+    with pytest.raises(OSError, match=r"q1_autoencoder.*--output-dir"):
+        started(tmp_path / "q1_autoencoder", "q2_classifier.py")
 
 
-def test_written_whole_shows_the_new_file_only_when_it_is_complete(tmp_path):
+def test_write_replaces_the_file_only_when_the_new_one_is_complete(tmp_path, monkeypatch):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with run.written_whole(path) as beside:
-        assert beside.parent == tmp_path  # so that renaming never copies
-        beside.write_text("new")
-        assert path.read_text() == "old"
+    replace = os.replace
+
+    def seen(beside, target):
+        assert Path(beside).parent == tmp_path  # so that renaming never copies
+        assert Path(beside).read_text() == "new" and path.read_text() == "old"
+        replace(beside, target)
+
+    monkeypatch.setattr(os, "replace", seen)
+    run.write(path, "new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-@pytest.mark.parametrize("started", [True, False])
-def test_written_whole_leaves_the_old_file_and_nothing_beside_on_an_error(tmp_path, error, started):
+@pytest.mark.parametrize("error", [OSError(28, "disk full"), KeyboardInterrupt()])
+def test_write_leaves_the_old_file_and_nothing_beside_on_an_error(tmp_path, error, monkeypatch):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(type(error)), run.written_whole(path) as beside:
-        if started:
-            beside.write_text("half of the n")
+
+    def failing(*_):
         raise error
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(type(error)) as raised:
+        run.write(path, b"new")
+    assert isinstance(error, KeyboardInterrupt) or "file.txt (disk full)" in str(raised.value)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_written_whole_makes_no_file_on_an_error(tmp_path):
-    with pytest.raises(OSError), run.written_whole(tmp_path / "file.txt") as beside:
-        beside.write_text("half")
-        raise OSError
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_write_text_replaces_the_file(tmp_path):
+def test_write_encodes_text_as_utf_8(tmp_path):
     path = tmp_path / "page.html"
     path.write_text("something longer than what follows")
-    run.write_text(path, "0.91 ± 0.02\n")
+    run.write(path, "0.91 ± 0.02\n")
     assert path.read_bytes() == b"0.91 \xc2\xb1 0.02\n"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -398,7 +421,7 @@ def test_quoted_gives_each_number_its_unit_split_and_count():
 
 def test_provenance_holds_what_a_result_depends_on():
     options = SmallConfig(seed=5, data_dir=Path("/data"), output_dir=Path("/out"), device="cpu")
-    written = run.provenance(options, torch.device("cpu"), "fingerprint", {"/out/q1/model.pt": "abc"})
+    written = run.provenance(options, torch.device("cpu"), "fingerprint", {Path("/out/q1/model.pt"): "abc"})
     assert json.loads(json.dumps(written)) == {
         "options": {
             "dataset": "mnist",
@@ -406,6 +429,7 @@ def test_provenance_holds_what_a_result_depends_on():
             "output_dir": "/out",
             "device": "cpu",
             "seed": 5,
+            "resume": False,
             "step_count": 3,
             "peak_rate": 0.5,
             "decay": 0.0,
@@ -420,7 +444,7 @@ def test_provenance_holds_what_a_result_depends_on():
             "numpy": numpy.__version__,
         },
         "data_sha256": "fingerprint",
-        "upstream_sha256": {"/out/q1/model.pt": "abc"},
+        "upstream_sha256": {"q1": "abc"},
         "source_sha256": run.source_sha256(),
         "git_commit": run.git_commit(),
     }
@@ -471,14 +495,16 @@ def strict_json(text: str):
     return json.loads(text, parse_constant=refuse)
 
 
-def test_finish_writes_json_and_drops_the_resume_state(tmp_path):
+def test_finish_writes_json_and_drops_what_is_unfinished(tmp_path):
     provenance = {"options": {"seed": 1}, "git_commit": None}
     history = [{"epoch": 1, "test": {"l1": 0.5}}, {"epoch": 2, "test": {"l1": 0.25}}]
     summary = {"metrics": {"test/l1": {"mean": 1 / 3, "std": None}}, "text": "line\nbreak"}
-    for name in ("model.pt", "resume.pt"):
+    for name in ("model.pt", "snapshot.pt", run.UNFINISHED):
         (tmp_path / name).write_text("state")
     run.finish(tmp_path, provenance, history, summary)
-    assert strict_json((tmp_path / "config.json").read_text()) == provenance
+    config = strict_json((tmp_path / "config.json").read_text())
+    assert set(config.pop("files_sha256")) == {"metrics.jsonl", "model.pt", "summary.json"}
+    assert config == provenance == run.complete(tmp_path)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [strict_json(line) for line in lines] == history
     assert strict_json((tmp_path / "summary.json").read_text()) == summary
@@ -488,6 +514,8 @@ def test_finish_writes_json_and_drops_the_resume_state(tmp_path):
         "summary.json",
         "model.pt",
     }
+    (tmp_path / "model.pt").write_text("other weights")
+    assert run.complete(tmp_path) is None
     for name in ("config.json", "metrics.jsonl", "summary.json"):
         assert (tmp_path / name).read_text().endswith("}\n")
 

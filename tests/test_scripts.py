@@ -7,14 +7,14 @@ import torch
 
 import q1_autoencoder
 import q2_classifier
-from common import checkpoint, data, plots, run, train
+from common import checkpoint, data, plots, run
 from common.losses import reconstruction_loss
 
 FIGURES = {
     q1_autoencoder: {"latents.png", "loss.png", "reconstructions.png"},
     q2_classifier: {"accuracy.png", "confusion.png", "loss.png", "mistakes.png"},
 }
-RESULT_FILES = {"config.json", "metrics.jsonl", "model.pt", "summary.json"}
+RESULT_FILES = {".lock", "config.json", "metrics.jsonl", "model.pt", "summary.json"}
 
 
 @pytest.fixture(autouse=True)
@@ -74,33 +74,6 @@ def test_same_seed_same_bits_wherever_it_writes(script, data_dir, tmp_path):
 def test_another_seed_gives_other_initial_weights(script):
     pair = [script.build(script.Config(seed=seed)).state_dict() for seed in (7, 8)]
     assert all(not torch.equal(pair[0][name], pair[1][name]) for name in pair[0] if name.endswith("weight"))
-
-
-def test_killed_script_goes_on_and_an_earlier_result_stays_until_then(data_dir, tmp_path, monkeypatch, capsys):
-    config = tiny(q2_classifier, data_dir, tmp_path / "outputs", epochs=2)
-    q2_classifier.main(config)
-    folder = tmp_path / "outputs" / "q2_classifier"
-    finished = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    evaluate, calls = train.evaluate, []
-
-    def killed(*arguments):
-        calls.append(arguments)
-        if len(calls) == 3:  # after the second epoch's training: the first epoch's state is on disk
-            raise KeyboardInterrupt
-        return evaluate(*arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train, "evaluate", killed)
-        q2_classifier.main(config)
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != run.RESUME} == finished
-    assert (folder / run.RESUME).exists()
-
-    q2_classifier.main(config)
-    assert "going on after epoch 1" in capsys.readouterr().out
-    assert (folder / "metrics.jsonl").read_bytes() == finished["metrics.jsonl"]
-    assert (folder / "model.pt").read_bytes() == finished["model.pt"]
-    assert not (folder / run.RESUME).exists()
 
 
 def test_q1_quotes_what_its_checkpoint_gives_and_errors_worked_by_hand(data_dir, tmp_path):
