@@ -20,7 +20,7 @@ SETTINGS = {"draws": 2, "shots": 2, "plain_iterations": 4, "iterations": 6, "bat
 def small(monkeypatch):
     monkeypatch.setattr(data, "VALIDATION_IMAGES", 5_000)  # leaves 1,100 to train on
     monkeypatch.setattr(few_shot, "EVALUATIONS", 2)
-    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 40)
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 30)
 
 
 @pytest.fixture

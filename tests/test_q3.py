@@ -20,7 +20,7 @@ RECORD = {"epoch": 1, "step": 1, "validation": {}, "test": {}}
 def small(monkeypatch):
     monkeypatch.setattr(data, "VALIDATION_IMAGES", 4_000)  # leaves 2,100 to train on
     monkeypatch.setattr(representation, "PIXEL_CLASSIFIER_IMAGES", 300)
-    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 40)
+    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 30)
 
 
 def save_upstream(script, output_dir, **changes):

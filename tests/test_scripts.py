@@ -7,8 +7,9 @@ import torch
 
 import q1_autoencoder
 import q2_classifier
-from common import checkpoint, data, plots, run
+from common import checkpoint, data, run
 from common.losses import reconstruction_loss
+from tests import synthetic
 
 FIGURES = {
     q1_autoencoder: {"latents.png", "loss.png", "reconstructions.png"},
@@ -19,10 +20,7 @@ RESULT_FILES = {".lock", "config.json", "metrics.jsonl", "model.pt", "summary.js
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Leave 5,900 of the synthetic images to train on, and draw less."""
-    monkeypatch.setattr(data, "VALIDATION_IMAGES", 200)
-    monkeypatch.setattr(q1_autoencoder, "LATENTS_SHOWN", 100)
-    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 40)
+    synthetic.make_small(monkeypatch)
 
 
 @pytest.fixture(params=FIGURES, ids=lambda script: script.__name__)
@@ -54,7 +52,7 @@ def test_script_keeps_its_promises(script, data_dir, tmp_path, capsys):
     assert config["data_sha256"] == data.load("mnist", data_dir).fingerprint
     assert config["versions"]["torch"] == torch.__version__
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [59, 118]  # 5,900 images in batches of 100
+    assert [record["step"] for record in records] == [21, 42]  # 2,100 images in batches of 100
 
     last_lines = capsys.readouterr().out.splitlines()[-2:]
     assert str(folder) in last_lines[1]
@@ -97,7 +95,7 @@ def test_q1_quotes_what_its_checkpoint_gives_and_errors_worked_by_hand(data_dir,
 
 @pytest.mark.parametrize("loss", ["mse", "bce", "l1"])
 def test_q1_learns_with_every_loss(loss, data_dir, tmp_path):
-    config = tiny(q1_autoencoder, data_dir, tmp_path, loss=loss)
+    config = tiny(q1_autoencoder, data_dir, tmp_path, loss=loss, epochs=4)
     summary = q1_autoencoder.main(config)
     assert summary["metrics"]["test/mse"]["mean"] < 0.7 * summary["baselines"]["mean_image/test/mse"]["mean"]
 
