@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common import checkpoint, data, plots, run, train
+from common.augment import STRONG_WARP
 from common.losses import reconstruction_loss, refuse_collapse
 from common.models import Autoencoder, Decoder, Encoder, pixels
 
@@ -31,8 +32,12 @@ LATENTS_SHOWN = 2_500  # test images in latents.png: enough for the shape of the
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
+    undo: bool = False
+    """Show the encoder warped images and ask for the unwarped ones; results go to q1_autoencoder-undo, for Q5."""
     latent_dim: int = 12
     """Numbers between encoder and decoder, 2 to 784; 12 is this repository's assumption."""
+    hidden_relu: bool = True
+    """ReLU between the two linear layers of encoder and decoder; the report names none."""
     loss: Literal["bce", "mse", "l1"] = "bce"
     """What is minimised, per pixel; the test set is always scored by L1 and MSE."""
     epochs: int = 9
@@ -41,6 +46,8 @@ class Config(run.Options):
     """Images per training iteration."""
     learning_rate: float = 1e-2
     """Peak of the one-cycle schedule for a layer of fan-in 128; lower it if the loss is not finite."""
+    matrix_learning_rate: float = 0.02
+    """Peak of Muon's schedule for the weights between first and last layer; 0 leaves them to AdamW."""
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay."""
 
@@ -48,15 +55,21 @@ class Config(run.Options):
         super().__post_init__()
         run.require(self, "latent_dim", least=2, most=784)
         run.require(self, "epochs", "batch_size", least=1)
-        run.require(self, "weight_decay", least=0)
+        run.require(self, "weight_decay", "matrix_learning_rate", least=0)
         run.require(self, "learning_rate", least=1e-9)
 
 
 def build(config: Config) -> Autoencoder:
     """Compose the encoder and its mirror image; everything trains."""
-    encoder = Encoder(config.latent_dim, generator=run.generator(config.seed, "encoder"))
-    decoder = Decoder(config.latent_dim, generator=run.generator(config.seed, "decoder"))
+    sizes = {"latent_dim": config.latent_dim, "hidden_relu": config.hidden_relu}
+    encoder = Encoder(**sizes, generator=run.generator(config.seed, "encoder"))
+    decoder = Decoder(**sizes, generator=run.generator(config.seed, "decoder"))
     return Autoencoder(encoder, decoder)
+
+
+def redrawn(split: data.Split) -> data.Split:
+    """Return the split with its images in the place of the labels: what is to come out."""
+    return data.Split(split.images, split.images)
 
 
 def errors(drawn: Tensor, images: Tensor) -> dict[str, float]:
@@ -77,23 +90,25 @@ def main(config: Config) -> dict:
     device = run.device(config)
     dataset = data.load(config.dataset, config.data_dir, device)
     provenance = run.provenance(config, device, dataset.fingerprint, upstream={})
-    folder = run.start(config, __file__, provenance)
+    folder = run.start(config, "q1_autoencoder-undo" if config.undo else __file__, provenance)
 
     model = build(config).to(device, memory_format=torch.channels_last)
 
-    def loss_fn(model: Autoencoder, images: Tensor, labels: Tensor) -> tuple[Tensor, dict]:
-        return reconstruction_loss(model, images, images, config.loss)
+    def loss_fn(model: Autoencoder, inputs: Tensor, images: Tensor) -> tuple[Tensor, dict]:
+        return reconstruction_loss(model, inputs, images, config.loss)
 
     history = train.fit(
         model,
         loss_fn,
-        dataset.train,
-        dataset.held_out,
+        redrawn(dataset.train),
+        {name: redrawn(split) for name, split in dataset.held_out.items()},
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         seed=config.seed,
+        matrix_learning_rate=config.matrix_learning_rate,
+        transform=STRONG_WARP if config.undo else None,
         snapshot=folder / run.SNAPSHOT,
     )
 
@@ -103,19 +118,20 @@ def main(config: Config) -> dict:
     saved = checkpoint.load(folder / "model.pt")
     model = saved.model.to(device, memory_format=torch.channels_last)
     images, labels = dataset.test.images, dataset.test.labels
-    metrics = train.evaluate(model, loss_fn, dataset.test)
+    metrics = train.evaluate(model, loss_fn, redrawn(dataset.test))
     mean_image = errors(dataset.train.images.mean(0).expand_as(images), images)
     pca = errors(pca_reconstructions(dataset.train.images, images, config.latent_dim), images)
 
     unit = run.UNITS[config.loss]
-    plots.curves(folder / "loss.png", history, config.loss, "Q1 autoencoder: loss over training iterations", unit)
+    title = "Q1 autoencoder that undoes warps" if config.undo else "Q1 autoencoder"
+    plots.curves(folder / "loss.png", history, config.loss, f"{title}: loss over training iterations", unit)
     shown = torch.cat([torch.nonzero(labels == digit)[:1, 0] for digit in range(10)])
     drawn = pixels(train.apply(model, images[shown]))
     plots.reconstructions(
         folder / "reconstructions.png",
         [{"original": images[shown].cpu(), f"{config.latent_dim} latents": drawn.cpu()}],
         labels[shown],
-        "Q1 autoencoder: first test image of each digit, and its reconstruction",
+        f"{title}: first test image of each digit, and its reconstruction",
     )
     codes = train.apply(model.encoder, images[:LATENTS_SHOWN]).cpu().numpy()
     projections = {"two principal components": PCA(2), "t-SNE": TSNE(random_state=config.seed)}
@@ -126,7 +142,7 @@ def main(config: Config) -> dict:
             for name, projection in tqdm(projections.items(), desc="latents", leave=False, disable=None)
         },
         labels[:LATENTS_SHOWN].cpu().numpy(),
-        f"Q1 autoencoder: latents of {LATENTS_SHOWN:,} test images",
+        f"{title}: latents of {LATENTS_SHOWN:,} test images",
     )
 
     summary = {

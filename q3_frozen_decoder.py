@@ -163,7 +163,7 @@ def main(config: Config) -> dict:
     if q1.model.encoder.arguments != sizes:
         raise ValueError(
             f"the encoders differ: got {q1.model.encoder.arguments} in Q1 and {sizes} in Q2, expected the same: make"
-            f" Q2's with `python q2_classifier.py --latent-dim {q1.model.encoder.arguments['latent_dim']}`"
+            f" Q2's with `python q2_classifier.py` and Q1's --latent-dim and --hidden-relu"
         )
     dataset = data.load(config.dataset, config.data_dir, device)
     upstream = {path: saved.sha256 for path, saved in zip(paths, (q1, q2), strict=True)}
@@ -193,6 +193,7 @@ def main(config: Config) -> dict:
             batch_size=recipe["batch_size"],
             learning_rate=recipe["learning_rate"],
             weight_decay=recipe["weight_decay"],
+            matrix_learning_rate=recipe["matrix_learning_rate"],
             seed=config.seed,
             snapshot=folder / f"{name.replace(' ', '_')}_{run.SNAPSHOT}",
         )

@@ -36,6 +36,8 @@ CURVE_IMAGES = 2_000  # test images in the autoencoder's loss graph: all 10,000 
 class Config(few_shot.Options):
     latent_dim: int = 12
     """Numbers between encoder and head, and encoder and decoder, 2 to 784; 12 is this repository's assumption."""
+    hidden_relu: bool = True
+    """ReLU between the two linear layers of encoder and decoder; the report names none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,7 +46,7 @@ class Config(few_shot.Options):
 
 def scratch(draw: Draw, config: Config) -> Encoder:
     """Return an encoder that has seen nothing."""
-    return Encoder(config.latent_dim, generator=run.generator(draw.seed, "encoder"))
+    return Encoder(config.latent_dim, hidden_relu=config.hidden_relu, generator=run.generator(draw.seed, "encoder"))
 
 
 def loss_fn(model: Autoencoder, images: Tensor, labels: Tensor) -> tuple[Tensor, dict]:
@@ -56,8 +58,9 @@ def autoencode(draw: Draw, dataset: data.Dataset, config: Config, folder: Path) 
     """Train an autoencoder on the images of a draw, save, reload and measure it."""
     name = f"autoencoder_{draw.name}".replace(" ", "_")
     few = dataset.train[draw.indices]
-    decoder = Decoder(config.latent_dim, generator=run.generator(draw.seed, "decoder"))
-    model = Autoencoder(scratch(draw, config), decoder).to(few.images.device, memory_format=torch.channels_last)
+    encoder = scratch(draw, config)
+    model = Autoencoder(encoder, Decoder(**encoder.arguments, generator=run.generator(draw.seed, "decoder")))
+    model.to(few.images.device, memory_format=torch.channels_last)
     examples, epochs = few_shot.repeated(few, config, "plain")
     history = train.fit(
         model,
@@ -107,7 +110,10 @@ def verdicts(outcomes: few_shot.Outcomes) -> list[str]:
             sentences.append(f"{variant}: {text} own examples")
         else:
             text = f"test accuracy {fmean(test):.1%} +- {100 * stdev(test):.1f}, its own examples {fmean(own):.1%}"
-            sentences.append(f"{variant}: {text}, over-fitting by {100 * (fmean(own) - fmean(test)):.1f} points")
+            text += f", over-fitting by {100 * (fmean(own) - fmean(test)):.1f} points"
+            if averaged := few_shot.values(by_draw, "averaged_accuracy"):
+                text += f"; averaged over warps {fmean(averaged):.1%} +- {100 * stdev(averaged):.1f}"
+            sentences.append(f"{variant}: {text}")
     return sentences
 
 

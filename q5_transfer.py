@@ -17,6 +17,7 @@ comparison.png and, with --curve, curve.png to <output-dir>/q5_transfer/.
 
 import copy
 import dataclasses
+import re
 import time
 import warnings
 from functools import partial
@@ -35,6 +36,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common import checkpoint, data, few_shot, plots, run, train
+from common.augment import STRONG_WARP
 from common.few_shot import Draw, Outcome, Outcomes
 from common.losses import classification_loss
 from common.models import Autoencoder, Encoder, frozen
@@ -102,14 +104,14 @@ def accuracy_of_unlabelled(found: NDArray, draw: Draw, labels: NDArray) -> float
 def fit_spread(
     draw: Draw,
     labels: dict[str, Tensor],
-    q1: Autoencoder,
+    undoing: Autoencoder,
     dataset: data.Dataset,
     config: Config,
     folder: Path,
 ) -> Outcome:
-    """Fine-tune Q1's encoder and a new head on all training images under their spread labels."""
+    """Fine-tune the undoing encoder and a new head on all training images under their spread labels."""
     name = f"spread_{draw.name}".replace(" ", "_")
-    model = few_shot.classifier(pretrained(draw, q1), draw, dataset.train.images.device)
+    model = few_shot.classifier(pretrained(draw, undoing), draw, dataset.train.images.device)
     history = train.fit(
         model,
         partial(classification_loss, smoothing=config.label_smoothing),
@@ -120,10 +122,11 @@ def fit_spread(
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         seed=draw.seed,
-        transform=few_shot.STRONG_WARP,
+        transform=STRONG_WARP,
         snapshot=folder / f"{name}_{run.SNAPSHOT}",
     )
-    return few_shot.outcome(folder / f"{name}.pt", model, history, classification_loss, draw, dataset, config)
+    path = folder / f"{name}.pt"
+    return few_shot.outcome(path, model, history, classification_loss, draw, dataset, config, averaged=True)
 
 
 # What is compared, draw by draw: the first against the second.
@@ -153,7 +156,11 @@ def verdicts(differences: dict[str, dict[str, float]], labels: int) -> list[str]
         f" {effect(regimes['augmented'])} with it, against the same classifier from scratch"
     ]
     spread = differences["spread/augmented - scratch/augmented"]
-    sentences.append(f"Using the unlabelled images a second time, to spread the labels, is {effect(spread)}")
+    averaged = differences["spread/augmented - scratch/augmented, averaged"]
+    sentences.append(
+        f"Using the unlabelled images a second time, to spread the labels, is {effect(spread)}; with answers averaged"
+        f" over warps {effect(averaged)}"
+    )
     return sentences
 
 
@@ -172,21 +179,26 @@ def equal_shots(levels: list[int], scratch: NDArray, transfer: float, shots: int
 
 
 def spread_everywhere(
-    latents: NDArray, dataset: data.Dataset, draws: list[Draw]
+    encoders: dict[str, Encoder], dataset: data.Dataset, draws: list[Draw]
 ) -> tuple[dict[str, NDArray], Outcomes]:
-    """Spread each draw's labels over graphs of the training images: by Q1's latents and, as controls, by principal
-    components of the pixels, as many as there are latents and four times as many.
+    """Spread each draw's labels over graphs of the training images: by the latents of each encoder, over all of these
+    at once and, as controls, by principal components of the pixels, as many as there are latents and four times as many.
 
-    Returns the labels by the latents, by name of the draw, and the accuracy of all on the "unlabelled" images.
+    Returns the labels by all latents, by name of the draw, and the accuracy of all on the "unlabelled" images.
     """
     labels = dataset.train.labels.cpu().numpy()
     pixels = dataset.train.images.flatten(1).cpu().numpy()
-    components = PCA(min(4 * latents.shape[1], pixels.shape[1]), random_state=0).fit_transform(pixels)
-    points = {"latents": latents}
-    points |= {f"PCA-{count}": components[:, :count] for count in (latents.shape[1], components.shape[1])}
+    points = {name: train.apply(encoder, dataset.train.images).cpu().numpy() for name, encoder in encoders.items()}
+    count = next(iter(points.values())).shape[1]
+    components = PCA(min(4 * count, pixels.shape[1]), random_state=0).fit_transform(pixels)
+    points |= {f"PCA-{kept}": components[:, :kept] for kept in (count, components.shape[1])}
+    graphs = {
+        name: neighbour_graph(where)
+        for name, where in tqdm(points.items(), desc="neighbours", leave=False, disable=None)
+    }
+    graphs["both latents"] = sum(graphs[name] for name in encoders)
     spread_labels, right = {}, {}
-    for name, where in tqdm(points.items(), desc="spreading labels", leave=False, disable=None):
-        graph = neighbour_graph(where)
+    for name, graph in tqdm(graphs.items(), desc="spreading labels", leave=False, disable=None):
         spread_labels[name] = {draw.name: spread(graph, draw, labels) for draw in draws}
         right[name] = {
             draw.name: Outcome(
@@ -194,7 +206,7 @@ def spread_everywhere(
             )
             for draw in draws
         }
-    return spread_labels["latents"], right
+    return spread_labels["both latents"], right
 
 
 def label_curve(
@@ -252,14 +264,16 @@ def main(config: Config) -> dict:
     """Train on every draw, save, reload, measure, compare, draw; return the summary."""
     started = time.perf_counter()
     device = run.device(config)
-    q1_path = config.output_dir / "q1_autoencoder" / "model.pt"
-    q1 = checkpoint.load(q1_path, Autoencoder, config.dataset)
+    paths = [config.output_dir / name / "model.pt" for name in ("q1_autoencoder", "q1_autoencoder-undo")]
+    q1, undoing = (checkpoint.load(path, Autoencoder, config.dataset) for path in paths)
     sizes = q1.model.encoder.arguments
     dataset = data.load(config.dataset, config.data_dir, device)
-    provenance = run.provenance(config, device, dataset.fingerprint, {q1_path: q1.sha256})
+    upstream = {path: saved.sha256 for path, saved in zip(paths, (q1, undoing), strict=True)}
+    provenance = run.provenance(config, device, dataset.fingerprint, upstream)
     folder = run.start(config, __file__, provenance)
     draws = few_shot.draws(dataset.train.labels, config)
-    q1.model.to(device, memory_format=torch.channels_last)
+    for saved in (q1, undoing):
+        saved.model.to(device, memory_format=torch.channels_last)
 
     from_scratch = {"scratch": partial(scratch, sizes=sizes)}
     fine_tuned = {"fine-tuned": partial(pretrained, q1=q1.model)}
@@ -267,22 +281,26 @@ def main(config: Config) -> dict:
         "random frozen": lambda draw: frozen(scratch(draw, sizes)),
         "frozen": lambda draw: frozen(pretrained(draw, q1.model)),
     }
-    outcomes = few_shot.finished(config.output_dir / "q4_few_shot", provenance, sizes["latent_dim"])
+    outcomes = few_shot.finished(config.output_dir / "q4_few_shot", provenance, sizes)
     if outcomes is None:
         print("no finished q4_few_shot.py with these options: its classifiers are trained here")
         outcomes = few_shot.classify(from_scratch, draws, dataset, config, folder)
     outcomes |= few_shot.classify(untrained | fine_tuned, draws, dataset, config, folder)
 
-    latents = train.apply(q1.model.encoder, dataset.train.images).cpu().numpy()
-    spread_labels, right = spread_everywhere(latents, dataset, draws)
+    encoders = {"Q1's latents": q1.model.encoder, "undoing latents": undoing.model.encoder}
+    spread_labels, right = spread_everywhere(encoders, dataset, draws)
     as_tensors = {name: torch.from_numpy(found).to(device) for name, found in spread_labels.items()}
-    train_one = partial(fit_spread, labels=as_tensors, q1=q1.model, dataset=dataset, config=config, folder=folder)
+    train_one = partial(
+        fit_spread, labels=as_tensors, undoing=undoing.model, dataset=dataset, config=config, folder=folder
+    )
     found = few_shot.in_threads(train_one, draws, dataset, "classifiers on spread labels")
     outcomes["spread/augmented"] = {draw.name: each for draw, each in zip(draws, found, strict=True)}
     accuracies = {name: few_shot.values(by_draw) for name, by_draw in outcomes.items()}
     differences = {
         f"{after} - {before}": few_shot.paired(accuracies[after], accuracies[before]) for after, before in COMPARISONS
     }
+    averaged = [few_shot.values(outcomes[f"{start}/augmented"], "averaged_accuracy") for start in ("spread", "scratch")]
+    differences["spread/augmented - scratch/augmented, averaged"] = few_shot.paired(*averaged)
 
     labelled = len(draws[1].indices)
     few_shot.draw_curves(
@@ -303,7 +321,9 @@ def main(config: Config) -> dict:
     conclusions = verdicts(differences, labelled)
     shares = [f"{fmean(few_shot.values(found, split='unlabelled')):.1%} by {name}" for name, found in right.items()]
     conclusions.append(f"Of the labels spread over the unlabelled images are right: {', '.join(shares)}")
-    spread_right = few_shot.quoted({f"spread_{name}".lower().replace("-", "_"): found for name, found in right.items()})
+    spread_right = few_shot.quoted(
+        {f"spread_{re.sub(r'\W+', '_', name.lower())}": found for name, found in right.items()}
+    )
     summary = {
         "metrics": few_shot.quoted(outcomes),
         "baselines": spread_right,

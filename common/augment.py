@@ -1,10 +1,11 @@
 """Augmentation on the device: each image of a batch gets an affine and an elastic warp of its own."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def warp(
@@ -41,3 +42,22 @@ def warp(
     field = F.interpolate(nodes, (height, width), mode="bicubic", align_corners=True)  # (B, 2, H, W)
     grid = grid + field.permute(0, 2, 3, 1) * pixel
     return F.grid_sample(images, grid, align_corners=False)
+
+
+STRONG_WARP = partial(warp, rotation=15.0, scale=0.2, shear=0.3, shift=2.0, elastic=1.5)
+
+
+class Averaged(nn.Module):
+    """Average a classifier's answers to each image (B, 1, 28, 28) and ``copies`` warped ones: log-probabilities (B, K).
+
+    The warps are the same for every batch, so that one classifier always gets one answer.
+    """
+
+    def __init__(self, classifier: nn.Module, copies: int):
+        super().__init__()
+        self.classifier, self.copies = classifier, copies
+
+    def forward(self, images: Tensor) -> Tensor:
+        generator = torch.Generator(images.device).manual_seed(0)
+        shown = [images, *(warp(images, generator) for _ in range(self.copies))]
+        return torch.stack([self.classifier(each).softmax(1) for each in shown]).mean(0).log()

@@ -66,7 +66,9 @@ def load(path: Path, model_class: type[nn.Module] = nn.Module, dataset: str | No
     of ``model_class``, or trained on another dataset than ``dataset`` (if given).
     """
     choice = f" --dataset {dataset}" if dataset else ""
-    remedy = f"make it with `python {path.parent.name}.py --output-dir {shlex.quote(str(path.parent.parent))}{choice}`"
+    script, _, variant = path.parent.name.partition("-")
+    choice = f" --{variant}{choice}" if variant else choice
+    remedy = f"make it with `python {script}.py --output-dir {shlex.quote(str(path.parent.parent))}{choice}`"
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}: {remedy}")
     try:

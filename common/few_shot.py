@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common import checkpoint, data, plots, run, train
-from common.augment import warp
+from common.augment import STRONG_WARP, Averaged
 from common.data import Dataset, Split
 from common.losses import classification_loss
 from common.models import Classifier, Encoder, Head, digest
@@ -28,8 +28,8 @@ from common.models import Classifier, Encoder, Head, digest
 Regime = Literal["plain", "augmented"]
 REGIMES: tuple[Regime, ...] = ("plain", "augmented")
 EVALUATIONS = 10  # of each run: reading 10,000 test images takes as long as about 30 iterations
-STRONG_WARP = partial(warp, rotation=15.0, scale=0.2, shear=0.3, shift=2.0, elastic=1.5)
 IMPROVEMENT = 0.001  # of accuracy: less does not count as improving
+AVERAGED_COPIES = 4  # warped, of each test image
 MOST_THREADS = 4  # of Python, which share one interpreter
 
 Job, Answer = TypeVar("Job"), TypeVar("Answer")
@@ -174,12 +174,21 @@ def outcome(
     draw: Draw,
     dataset: Dataset,
     options: Options,
+    *,
+    averaged: bool = False,
 ) -> Outcome:
-    """Save the model to ``path``, load it again and measure it on the draw's "examples", "validation" and "test"."""
+    """Save the model to ``path``, load it again and measure it on the draw's "examples", "validation" and "test".
+
+    With ``averaged`` also the accuracy on "test" of a classifier's answers averaged over warped copies of each image.
+    """
     checkpoint.save(path, model, options, history[-1])
     saved = checkpoint.load(path).model.to(dataset.test.images.device, memory_format=torch.channels_last)
     splits = {"examples": dataset.train[draw.indices], **dataset.held_out}
-    return Outcome(history, {name: train.evaluate(saved, loss_fn, split) for name, split in splits.items()})
+    metrics = {name: train.evaluate(saved, loss_fn, split) for name, split in splits.items()}
+    if averaged:
+        found = train.evaluate(Averaged(saved, AVERAGED_COPIES), loss_fn, dataset.test)
+        metrics["test"]["averaged_accuracy"] = found["accuracy"]
+    return Outcome(history, metrics)
 
 
 def classify(
@@ -203,7 +212,16 @@ def classify(
         model = classifier(starts[start](draw), draw, dataset.test.images.device)
         snapshot = folder / f"{name}_{run.SNAPSHOT}"
         history = fit_classifier(model, draw, regime, dataset, options, evaluated=evaluated, snapshot=snapshot)
-        return outcome(folder / f"{name}.pt", model, history, classification_loss, draw, dataset, options)
+        return outcome(
+            folder / f"{name}.pt",
+            model,
+            history,
+            classification_loss,
+            draw,
+            dataset,
+            options,
+            averaged=evaluated and regime == "augmented",
+        )
 
     jobs = [(start, regime, draw) for start in starts for regime in REGIMES for draw in drawn]
     outcomes: Outcomes = {}
@@ -237,8 +255,9 @@ def in_threads(function: Callable[[Job], Answer], jobs: list[Job], dataset: Data
 
 
 def values(by_draw: dict[str, Outcome], metric: str = "accuracy", split: str = "test") -> list[float]:
-    """Return a metric of the class-balanced draws, in order; `first` is not one of them."""
-    return [found.metrics[split][metric] for draw, found in by_draw.items() if draw != "first"]
+    """Return a metric of the class-balanced draws that have it, in order; `first` is not one of them."""
+    found = [outcome.metrics[split] for draw, outcome in by_draw.items() if draw != "first"]
+    return [metrics[metric] for metrics in found if metric in metrics]
 
 
 def quoted(outcomes: Outcomes) -> dict[str, dict]:
@@ -274,16 +293,25 @@ def metrics_by_draw(outcomes: Outcomes) -> dict[str, dict[str, dict]]:
 def table(outcomes: Outcomes) -> str:
     """Return accuracy and over-fitting of every classifier as a Markdown table, over the balanced draws."""
     lines = [
-        ["variant", "test accuracy", "`first`", "own examples", "over-fitting", "own settles at", "test settles at"]
+        [
+            "variant",
+            "test accuracy",
+            "averaged over warps",
+            "`first`",
+            "own examples",
+            "over-fitting",
+            "own settles at",
+            "test settles at",
+        ]
     ]
     lines.append(["---"] * len(lines[0]))
     for variant, by_draw in outcomes.items():
-        test, own = values(by_draw), values(by_draw, split="examples")
+        test, own, averaged = values(by_draw), values(by_draw, split="examples"), values(by_draw, "averaged_accuracy")
         histories = [found.history for draw, found in by_draw.items() if draw != "first"]
         lines.append(
             [
                 variant.replace("/", ", "),
-                f"{fmean(test):.2%} ± {100 * stdev(test):.2f}",
+                *(f"{fmean(found):.2%} ± {100 * stdev(found):.2f}" if found else "" for found in (test, averaged)),
                 f"{by_draw['first'].metrics['test']['accuracy']:.2%}",
                 f"{fmean(own):.1%}",
                 f"{100 * (fmean(own) - fmean(test)):.1f} points",
@@ -322,16 +350,16 @@ def draw_comparison(path: Path, rows: dict[str, dict[str, Outcome]], title: str,
     )
 
 
-def finished(folder: Path, provenance: dict, latent_dim: int) -> Outcomes | None:
+def finished(folder: Path, provenance: dict, sizes: dict) -> Outcomes | None:
     """Return the classifiers that q4_few_shot.py left in ``folder``, None unless it ran to the end with the options,
-    the data, the code, the versions and the device of ``provenance``, and with that latent dimension.
+    the data, the code, the versions and the device of ``provenance``, and encoders of these ``sizes``.
     """
     theirs = run.complete(folder)
     if theirs is None:
         return None
-    then, now = run.determining(theirs), run.determining(provenance) | {"latent_dim": latent_dim}
+    then, now = run.determining(theirs), run.determining(provenance) | sizes
     shared = {field.name for field in dataclasses.fields(Options)} - {"data_dir", "output_dir", "resume"}
-    shared |= {"latent_dim", "data_sha256", "device", "source_sha256", "versions"}
+    shared |= {"latent_dim", "hidden_relu", "data_sha256", "device", "source_sha256", "versions"}
     if any(then.get(name) != now[name] for name in shared):
         return None
     summary = json.loads((folder / "summary.json").read_text("utf-8"))

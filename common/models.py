@@ -1,7 +1,8 @@
 """The encoder every question shares, its mirror image, and the two models built from them.
 
 Images are (B, 1, 28, 28) float32 in [0, 1]. The sizes follow the report: three 3x3 stride-2 padding-1
-convolutions, 28 -> 14 -> 7 -> 4, each with ReLU on its output and nowhere else, then two linear layers.
+convolutions, 28 -> 14 -> 7 -> 4, each with ReLU on its output, then two linear layers. ``hidden_relu`` puts one
+between the two as well, of which the report says nothing: without it they are a single linear map of low rank.
 
 Initialisation: weights are normal with variance gain / fan-in and biases are zero, where fan-in counts the terms
 summed into one output, and gain is 2 for a layer followed by ReLU (He et al. 2015, eq. 10) and 1 for the others.
@@ -33,11 +34,17 @@ class Encoder(nn.Module):
         latent_dim: int = 12,
         channels: tuple[int, int, int] = (16, 32, 64),
         hidden: int = 128,
+        hidden_relu: bool = True,
         *,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        self.arguments = {"latent_dim": latent_dim, "channels": tuple(channels), "hidden": hidden}
+        self.arguments = {
+            "latent_dim": latent_dim,
+            "channels": tuple(channels),
+            "hidden": hidden,
+            "hidden_relu": hidden_relu,
+        }
         first, second, third = channels
         self.convolutions = nn.Sequential(
             nn.Conv2d(1, first, 3, stride=2, padding=1),  # (B, 16, 14, 14)
@@ -49,6 +56,7 @@ class Encoder(nn.Module):
         )
         self.linear = nn.Sequential(
             nn.Linear(third * FEATURE_SIZE**2, hidden),
+            nn.ReLU(inplace=True) if hidden_relu else nn.Identity(),
             nn.Linear(hidden, latent_dim),
         )
         _initialise(self, generator)
@@ -70,14 +78,21 @@ class Decoder(nn.Module):
         latent_dim: int = 12,
         channels: tuple[int, int, int] = (16, 32, 64),
         hidden: int = 128,
+        hidden_relu: bool = True,
         *,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        self.arguments = {"latent_dim": latent_dim, "channels": tuple(channels), "hidden": hidden}
+        self.arguments = {
+            "latent_dim": latent_dim,
+            "channels": tuple(channels),
+            "hidden": hidden,
+            "hidden_relu": hidden_relu,
+        }
         first, second, third = channels
         self.linear = nn.Sequential(
             nn.Linear(latent_dim, hidden),
+            nn.ReLU(inplace=True) if hidden_relu else nn.Identity(),
             nn.Linear(hidden, third * FEATURE_SIZE**2),
             nn.ReLU(inplace=True),
             nn.Unflatten(1, (third, FEATURE_SIZE, FEATURE_SIZE)),  # (B, 64, 4, 4)

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from common import checkpoint
 from common.data import Dataset, Split, batches
 from common.models import fan_in
+from common.muon import Muon
 from common.run import RunError, generator, write
 
 # (model, images, labels) -> (loss, metrics): the loss is a scalar with a gradient, the metrics are named scalars to
@@ -41,15 +42,17 @@ def fit(
     learning_rate: float,
     weight_decay: float,
     seed: int,
+    matrix_learning_rate: float = 0.0,
     transform: Transform | None = None,
     snapshot: Path | None = None,
 ) -> list[dict]:
     """Train ``model`` in place on ``examples`` and return one record per epoch.
 
     AdamW under a one-cycle learning rate that rises to ``learning_rate`` and falls to nearly zero (Smith & Topin
-    2018), smaller for wide layers (``_by_learning_rate``), over the parameters that require gradients. Each epoch
-    visits every example once; its order, and ``transform`` if given, draw from generators made of ``seed`` and
-    the epoch's number.
+    2018), smaller for wide layers (``_optimisers``), over the parameters that require gradients; with a
+    ``matrix_learning_rate``, the weights between the first layer and the last are Muon's under that rate. Each epoch
+    visits every example once; its order, and ``transform`` if given, draw from generators made of ``seed`` and the
+    epoch's number.
 
     A record holds ``epoch``, ``step`` (training iterations so far), ``learning_rate``, ``train`` (each metric at
     every step of the epoch) and under each name in ``evaluated`` that split's metrics, by ``evaluate``.
@@ -60,22 +63,24 @@ def fit(
 
     Raises RunError when the loss is not finite, ValueError when nothing is trainable.
     """
-    groups = _by_learning_rate(model, learning_rate)
-    if not groups:
-        raise ValueError("got a model without trainable parameters, expected at least one: is all of it frozen?")
+    optimisers = _optimisers(model, learning_rate, matrix_learning_rate, weight_decay)
     images = len(examples)
     device = examples.images.device
     steps = math.ceil(images / batch_size)
-    optimiser = torch.optim.AdamW(groups, learning_rate, BETAS, weight_decay=weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        [group["lr"] for group in groups],
-        total_steps=epochs * steps,
-        pct_start=WARM_UP,
-        anneal_strategy="linear",
-        cycle_momentum=False,
-    )
-    state = {"model": model, "optimiser": optimiser, "schedule": schedule}
+    schedules = [
+        torch.optim.lr_scheduler.OneCycleLR(
+            optimiser,
+            [group["lr"] for group in optimiser.param_groups],
+            total_steps=epochs * steps,
+            pct_start=WARM_UP,
+            anneal_strategy="linear",
+            cycle_momentum=False,
+        )
+        for optimiser in optimisers
+    ]
+    state = {"model": model}
+    for number, pair in enumerate(zip(optimisers, schedules, strict=True)):
+        state |= {f"{name} {number}": part for name, part in zip(("optimiser", "schedule"), pair, strict=True)}
     history = _resume(state, snapshot)
 
     progress = tqdm(
@@ -91,11 +96,13 @@ def fit(
             batch = examples[indices]
             inputs = batch.images if transform is None else transform(batch.images, noise)
             loss, metrics = loss_fn(model, inputs, batch.labels)
-            optimiser.zero_grad()
+            for optimiser in optimisers:
+                optimiser.zero_grad()
             loss.backward()
-            optimiser.step()
-            rates.append(optimiser.param_groups[0]["lr"] / groups[0]["factor"])
-            schedule.step()
+            rates.append(optimisers[0].param_groups[0]["lr"] / optimisers[0].param_groups[0]["factor"])
+            for optimiser, schedule in zip(optimisers, schedules, strict=True):
+                optimiser.step()
+                schedule.step()
             values.append(torch.stack([loss.detach(), *(value.detach() for value in metrics.values())]))
             if len(values) % STEPS_PER_LOOK == 0 or len(values) == steps:
                 losses = torch.stack(values[looked:])[:, 0].tolist()
@@ -132,20 +139,29 @@ def evaluate(model: nn.Module, loss_fn: LossFunction, split: Split) -> dict[str,
     return dict(zip(metrics, (total / len(split)).tolist(), strict=True))
 
 
-def _by_learning_rate(model: nn.Module, learning_rate: float) -> list[dict]:
-    """Group what trains by the peak of its learning rate.
+def _optimisers(
+    model: nn.Module, learning_rate: float, matrix_learning_rate: float, weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """Return AdamW, with a group for each peak of the learning rate, and Muon if it has a rate and weights.
 
     AdamW's steps are equally large for every weight, so a layer's output moves in proportion to its fan-in. Weights
     take ``learning_rate`` times sqrt(128 / fan-in), at most 4 times; biases take ``learning_rate``.
     """
+    layers = [layer for layer in model.modules() if fan_in(layer)]
+    matrices = [layer.weight for layer in layers[1:-1] if layer.weight.requires_grad] if matrix_learning_rate else []
+    orthogonal = set(matrices)
     groups: dict[float, list] = {}
     for layer in model.modules():
         for name, parameter in layer.named_parameters(recurse=False):
             terms = fan_in(layer) if name == "weight" else None
             factor = min(math.sqrt(REFERENCE_FAN_IN / terms), 4.0) if terms else 1.0
-            if parameter.requires_grad:
+            if parameter.requires_grad and parameter not in orthogonal:
                 groups.setdefault(factor, []).append(parameter)
-    return [{"params": members, "lr": learning_rate * factor, "factor": factor} for factor, members in groups.items()]
+    if not groups:
+        raise ValueError("got a model without trainable parameters, expected at least one: is all of it frozen?")
+    by_rate = [{"params": found, "lr": learning_rate * factor, "factor": factor} for factor, found in groups.items()]
+    optimisers = [torch.optim.AdamW(by_rate, learning_rate, BETAS, weight_decay=weight_decay, fused=True)]
+    return optimisers + ([Muon(matrices, matrix_learning_rate)] if matrices else [])
 
 
 def _stop_unless_finite(losses: list[float], rates: list[float], epoch: int, first_step: int, peak: float) -> None:
