@@ -35,6 +35,8 @@ ABOUT_THE_SAME = 0.05  # (c) allows Q3's separation to fall short of Q1's by thi
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
+    wide: bool = False
+    """A decoder of twice the widths, four times the weights, as a control; results go to q3_frozen_decoder-wide."""
     epochs: int = 3
     """Passes over the latents of the 55,000 training images, for each of the two decoders."""
 
@@ -168,7 +170,7 @@ def main(config: Config) -> dict:
     dataset = data.load(config.dataset, config.data_dir, device)
     upstream = {path: saved.sha256 for path, saved in zip(paths, (q1, q2), strict=True)}
     provenance = run.provenance(config, device, dataset.fingerprint, upstream)
-    folder = run.start(config, __file__, provenance)
+    folder = run.start(config, "q3_frozen_decoder-wide" if config.wide else __file__, provenance)
 
     recipe = q1.config
 
@@ -177,12 +179,15 @@ def main(config: Config) -> dict:
 
     random = Encoder(**sizes, generator=run.generator(config.seed, "random encoder"))
     encoders = {"Q3": q2.model.encoder, "random encoder": random}
+    decoder_sizes = dict(sizes)
+    if config.wide:
+        decoder_sizes |= {"channels": tuple(2 * width for width in sizes["channels"]), "hidden": 2 * sizes["hidden"]}
     models, histories, digests, latents = {}, {}, {}, {}
     for name, encoder in encoders.items():
         frozen(encoder.to(device, memory_format=torch.channels_last))
         digests[name] = [digest(encoder)]
         encoded = train.encode(encoder, dataset)
-        decoder = Decoder(**sizes, generator=run.generator(config.seed, "decoder"))
+        decoder = Decoder(**decoder_sizes, generator=run.generator(config.seed, "decoder"))
         decoder.to(device, memory_format=torch.channels_last)
         histories[name] = train.fit(
             decoder,

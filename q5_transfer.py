@@ -182,7 +182,7 @@ def spread_everywhere(
     encoders: dict[str, Encoder], dataset: data.Dataset, draws: list[Draw]
 ) -> tuple[dict[str, NDArray], Outcomes]:
     """Spread each draw's labels over graphs of the training images: by the latents of each encoder, over all of these
-    at once and, as controls, by principal components of the pixels, as many as there are latents and four times as many.
+    at once and, as controls, by principal components of the pixels, as many as latents and four times as many.
 
     Returns the labels by all latents, by name of the draw, and the accuracy of all on the "unlabelled" images.
     """
@@ -287,7 +287,7 @@ def main(config: Config) -> dict:
         outcomes = few_shot.classify(from_scratch, draws, dataset, config, folder)
     outcomes |= few_shot.classify(untrained | fine_tuned, draws, dataset, config, folder)
 
-    encoders = {"Q1's latents": q1.model.encoder, "undoing latents": undoing.model.encoder}
+    encoders = {"latents": q1.model.encoder, "undoing latents": undoing.model.encoder}
     spread_labels, right = spread_everywhere(encoders, dataset, draws)
     as_tensors = {name: torch.from_numpy(found).to(device) for name, found in spread_labels.items()}
     train_one = partial(
@@ -321,9 +321,7 @@ def main(config: Config) -> dict:
     conclusions = verdicts(differences, labelled)
     shares = [f"{fmean(few_shot.values(found, split='unlabelled')):.1%} by {name}" for name, found in right.items()]
     conclusions.append(f"Of the labels spread over the unlabelled images are right: {', '.join(shares)}")
-    spread_right = few_shot.quoted(
-        {f"spread_{re.sub(r'\W+', '_', name.lower())}": found for name, found in right.items()}
-    )
+    spread_right = few_shot.quoted({f"spread_{re.sub('[ -]', '_', name.lower())}": by for name, by in right.items()})
     summary = {
         "metrics": few_shot.quoted(outcomes),
         "baselines": spread_right,

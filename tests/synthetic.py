@@ -15,10 +15,11 @@ import pytest
 from common import data, download, few_shot, plots, representation, run
 
 TRAIN, TEST = 6_100, 300  # 6,100 leave 1,100 after the 5,000 validation images
-SCRIPTS = ("q1_autoencoder", "q2_classifier", "q3_frozen_decoder", "q4_few_shot", "q5_transfer")
+SCRIPTS = ("q1_autoencoder", "q1_autoencoder-undo", "q2_classifier", "q3_frozen_decoder", "q4_few_shot", "q5_transfer")
 TINY = "--draws 2 --shots 2 --plain-iterations 40 --iterations 60 --batch-size 10"
 OPTIONS = {
     "q1_autoencoder": "--epochs 3",
+    "q1_autoencoder-undo": "--epochs 2 --undo",
     "q2_classifier": "--epochs 3",
     "q3_frozen_decoder": "--epochs 2",
     "q4_few_shot": TINY,
@@ -109,7 +110,7 @@ def _child(script: str, arguments: list[str], contents: dict, printed: Path, pre
     make_small(patch)
     if prepare:
         prepare()
-    module = importlib.import_module(script)
+    module = importlib.import_module(script.split("-")[0])
     run.command_line(module.main, module.Config, arguments)
 
 
@@ -120,7 +121,7 @@ def started(
     it prints to ``folder/printed``. ``prepare`` is called in it first.
     """
     context = multiprocessing.get_context("forkserver")  # each is a fork of one process that has imported everything
-    context.set_forkserver_preload([*SCRIPTS, "tests.synthetic"])
+    context.set_forkserver_preload([*(script for script in SCRIPTS if script.isidentifier()), "tests.synthetic"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # enough for so little, and unharmed by what else the machine does
         multiprocessing.forkserver.ensure_running()

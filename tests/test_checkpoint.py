@@ -282,7 +282,7 @@ def test_code_in_a_torch_file_is_refused_and_not_executed(saved, tmp_path):
 
 
 def test_weights_of_another_shape_are_named(saved):
-    name = "encoder.linear.1.weight"
+    name = "encoder.linear.2.weight"
     rewritten(saved, lambda content: content["weights"].update({name: torch.zeros(7, 6)}))
     message = refusal(saved)
     assert name in message

@@ -26,10 +26,11 @@ def small(monkeypatch):
 @pytest.fixture
 def options(data_dir, tmp_path):
     config = q1_autoencoder.Config(output_dir=tmp_path / "outputs")
-    path = config.output_dir / "q1_autoencoder" / "model.pt"
-    path.parent.mkdir(parents=True)
     record = {"epoch": 1, "step": 1, "test": {"l1": 0.1, "mse": 0.05}}
-    checkpoint.save(path, q1_autoencoder.build(config), config, record)
+    for name, seed in (("q1_autoencoder", 0), ("q1_autoencoder-undo", 1)):
+        path = config.output_dir / name / "model.pt"
+        path.parent.mkdir(parents=True)
+        checkpoint.save(path, q1_autoencoder.build(dataclasses.replace(config, seed=seed)), config, record)
     return SETTINGS | {"data_dir": data_dir, "output_dir": tmp_path / "outputs"}
 
 
@@ -138,10 +139,10 @@ def test_q4_then_q5_keep_their_promises(options, monkeypatch):
     # of other options, Q4's classifiers are of no use
     provenance = json.loads((folder / "config.json").read_text())
     q4_folder = options["output_dir"] / "q4_few_shot"
-    assert few_shot.finished(q4_folder, provenance, 12) is not None
-    assert few_shot.finished(q4_folder, provenance, 13) is None
+    assert few_shot.finished(q4_folder, provenance, {"latent_dim": 12, "hidden_relu": True}) is not None
+    assert few_shot.finished(q4_folder, provenance, {"latent_dim": 13, "hidden_relu": True}) is None
     other = provenance | {"options": provenance["options"] | {"shots": 3}}
-    assert few_shot.finished(q4_folder, other, 12) is None
+    assert few_shot.finished(q4_folder, other, {"latent_dim": 12, "hidden_relu": True}) is None
 
 
 @pytest.fixture
@@ -236,9 +237,9 @@ def test_q4_verdicts_name_the_gap():
 def test_more_latents_than_a_quarter_of_the_pixels_spread_too(data_dir):
     dataset = data.load("mnist", data_dir)
     draws = few_shot.draws(dataset.train.labels, few_shot.Options(**SETTINGS))
-    latents = dataset.train.images.flatten(1)[:, :200].numpy()
-    _, right = q5_transfer.spread_everywhere(latents, dataset, draws)
-    assert list(right) == ["latents", "PCA-200", "PCA-784"]
+    encoders = {"latents": lambda images: images.flatten(1)[:, :200], "more": lambda images: images.flatten(1)[:, :90]}
+    _, right = q5_transfer.spread_everywhere(encoders, dataset, draws)
+    assert list(right) == ["latents", "more", "PCA-200", "PCA-784", "both latents"]
 
 
 def test_an_encoder_that_changes_though_frozen_is_refused(classify, monkeypatch):
@@ -285,11 +286,11 @@ def test_killed_runs_go_on_at_the_draw_they_were_in(classify, tmp_path, monkeypa
         path.unlink()
     outcome, calls = few_shot.outcome, []
 
-    def killed(*arguments):
+    def killed(*arguments, **options):
         calls.append(arguments)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return outcome(*arguments)
+        return outcome(*arguments, **options)
 
     monkeypatch.setattr(few_shot, "MOST_THREADS", 1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -134,25 +134,27 @@ def test_decoder_mirrors_every_intermediate_shape_of_the_encoder():
     assert [output.shape for _, output in upwards] == [up[1], flat, *up[3:]]
 
 
-def test_encoder_has_relu_on_the_output_of_each_convolution_and_nowhere_else():
-    records, latents = traced(Encoder(generator=seeded()), some_images(5) - 0.5)
+@pytest.mark.parametrize("hidden_relu", [True, False])
+def test_encoder_has_relu_on_each_convolution_and_between_the_linear_layers_if_asked_to(hidden_relu):
+    records, latents = traced(Encoder(hidden_relu=hidden_relu, generator=seeded()), some_images(5) - 0.5)
     for position, (_, output) in enumerate(records[:-1]):
         following = records[position + 1][0].flatten(1).numpy()
         output = output.flatten(1).numpy()
         assert (output < 0).any()  # or ReLU would be invisible
-        expected = numpy.where(output > 0, output, 0) if position < 3 else output
+        expected = numpy.where(output > 0, output, 0) if position < 3 + hidden_relu else output
         numpy.testing.assert_array_equal(following, expected)
     assert torch.equal(latents, records[-1][1])
     assert (latents < 0).any()
 
 
-def test_decoder_has_relu_on_the_same_three_feature_maps_and_nowhere_else():
-    records, logits = traced(Decoder(generator=seeded()), some_latents(5))
+@pytest.mark.parametrize("hidden_relu", [True, False])
+def test_decoder_has_relu_on_the_same_feature_maps(hidden_relu):
+    records, logits = traced(Decoder(hidden_relu=hidden_relu, generator=seeded()), some_latents(5))
     for position, (_, output) in enumerate(records[:-1]):
         following = records[position + 1][0].flatten(1).numpy()
         output = output.flatten(1).numpy()
         assert (output < 0).any()
-        expected = numpy.where(output > 0, output, 0) if position > 0 else output
+        expected = numpy.where(output > 0, output, 0) if position > 0 or hidden_relu else output
         numpy.testing.assert_array_equal(following, expected)
     assert torch.equal(logits, records[-1][1])
     assert (logits < 0).any()
@@ -215,8 +217,8 @@ def test_a_wrong_batch_is_refused_by_the_composed_models_too():
 # Standard deviation sqrt(gain / fan-in), gain 2 where ReLU follows. A transposed convolution of stride 2 sums a quarter
 # of its 9 kernel positions at each output pixel: fan-in 64 * 9/4 = 144, 32 * 9/4 = 72, 16 * 9/4 = 36.
 EXPECTED_STD = {
-    Encoder: [0.47140, 0.11785, 0.08333, 0.03125, 0.08839],  # 2/9, 2/144, 2/288, 1/1024, 1/128
-    Decoder: [0.28868, 0.12500, 0.11785, 0.16667, 0.16667],  # 1/12, 2/128, 2/144, 2/72, 1/36
+    Encoder: [0.47140, 0.11785, 0.08333, 0.04419, 0.08839],  # 2/9, 2/144, 2/288, 2/1024, 1/128
+    Decoder: [0.40825, 0.12500, 0.11785, 0.16667, 0.16667],  # 2/12, 2/128, 2/144, 2/72, 1/36
     Head: [0.40825, 0.12500],  # 2/12, 1/64
 }
 

@@ -141,7 +141,7 @@ def test_augmentation_is_an_option(data_dir, tmp_path):
 
 
 def test_other_sizes_and_options_reach_the_model(script, data_dir, tmp_path):
-    script.main(tiny(script, data_dir, tmp_path, epochs=1, latent_dim=3))
+    script.main(tiny(script, data_dir, tmp_path, epochs=3, latent_dim=3))
     model = checkpoint.load(tmp_path / script.__name__ / "model.pt").model
     assert model.encoder.arguments["latent_dim"] == 3
 

@@ -9,6 +9,7 @@ from torch import nn
 from common import checkpoint, train
 from common.data import Dataset, Split
 from common.models import Autoencoder, Decoder, Encoder
+from common.muon import Muon
 from common.run import RunError
 
 SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 0.05, "weight_decay": 0.0, "seed": 4}
@@ -86,11 +87,11 @@ def test_wide_layers_take_smaller_steps():
     model = Autoencoder(Encoder(), Decoder())
     model.encoder.linear[0].bias.requires_grad_(False)
     rates = {}
-    for group in train._by_learning_rate(model, 0.01):
+    for group in train._optimisers(model, 0.01, 0.0, 0.0)[0].param_groups:
         rates |= {id(parameter): group["lr"] for parameter in group["params"]}
     encoder, decoder = model.encoder, model.decoder
     # fan-ins: 9, 144, 288, 1024, 128 in the encoder; 12, 128 and (channels in) * 9 / 4 = 144, 72, 36 in its mirror
-    layers = [*encoder.convolutions[::2], *encoder.linear, *decoder.linear[:2], *decoder.convolutions[::2]]
+    layers = [*encoder.convolutions[::2], *encoder.linear[::2], *decoder.linear[:3:2], *decoder.convolutions[::2]]
     expected = [0.03771, 0.009428, 0.006667, 0.003536, 0.01, 0.03266, 0.01, 0.009428, 0.01333, 0.01886]
     assert [rates[id(layer.weight)] for layer in layers] == pytest.approx(expected, rel=1e-3)
     assert {rates.get(id(layer.bias)) for layer in layers} == {0.01, None}
@@ -118,6 +119,31 @@ def test_evaluating_changes_nothing_in_training(dataset, monkeypatch):
     monkeypatch.setattr(train, "evaluate", lambda model, loss_fn, split: {})
     train.fit(without, loss_fn, dataset.train, dataset.held_out, **SETTINGS)
     assert torch.equal(with_evaluation.layer.weight, without.layer.weight)
+
+
+def test_muon_takes_the_weights_between_first_and_last_layer_and_adamw_the_others():
+    model = Autoencoder(Encoder(), Decoder())
+    model.encoder.convolutions[2].weight.requires_grad_(False)
+    adamw, muon = train._optimisers(model, 0.01, 0.02, 0.0)
+    encoder, decoder = model.encoder, model.decoder
+    layers = [encoder.convolutions[4], *encoder.linear[::2], *decoder.linear[:3:2], *decoder.convolutions[:4:2]]
+    assert [id(weight) for weight in muon.param_groups[0]["params"]] == [id(layer.weight) for layer in layers]
+    others = sum(len(group["params"]) for group in adamw.param_groups)
+    assert others + len(layers) + 1 == len(list(model.parameters()))
+
+
+def test_muon_steps_are_nearly_orthogonal_and_point_where_the_gradient_does():
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((20, 50), (50, 20), (16, 8, 3, 3)):
+        weight = nn.Parameter(torch.zeros(shape))
+        weight.grad = torch.randn(shape, generator=generator)
+        Muon([weight], lr=0.5).step()
+        u, _, v = torch.linalg.svd(weight.grad.flatten(1), full_matrices=False)
+        rows, columns = weight.flatten(1).shape
+        step = -weight.detach().flatten(1) / 0.5 / max(1, rows / columns) ** 0.5
+        along = torch.diagonal(u.T @ step @ v.T)  # of each singular direction of the gradient
+        assert along.min() > 0.6 and along.max() < 1.3
+        assert (step - u @ torch.diag(along) @ v).abs().max() < 1e-3
 
 
 def test_only_what_requires_gradients_is_trained(dataset):
