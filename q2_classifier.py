@@ -82,7 +82,7 @@ def main(config: Config) -> dict:
     started = time.perf_counter()
     device = run.device(config)
     dataset = data.load(config.dataset, config.data_dir, device)
-    provenance = run.provenance(config, device, dataset.fingerprint, upstream={})
+    provenance = run.provenance(config, __file__, device, dataset.fingerprint, upstream={})
     folder = run.start(config, __file__, provenance)
 
     model = build(config).to(device, memory_format=torch.channels_last)

@@ -169,7 +169,7 @@ def main(config: Config) -> dict:
         )
     dataset = data.load(config.dataset, config.data_dir, device)
     upstream = {path: saved.sha256 for path, saved in zip(paths, (q1, q2), strict=True)}
-    provenance = run.provenance(config, device, dataset.fingerprint, upstream)
+    provenance = run.provenance(config, __file__, device, dataset.fingerprint, upstream)
     folder = run.start(config, "q3_frozen_decoder-wide" if config.wide else __file__, provenance)
 
     recipe = q1.config

@@ -124,7 +124,7 @@ def main(config: Config) -> dict:
     q1_path = config.output_dir / "q1_autoencoder" / "model.pt"
     q1 = checkpoint.load(q1_path, Autoencoder, config.dataset) if q1_path.exists() else None
     dataset = data.load(config.dataset, config.data_dir, device)
-    provenance = run.provenance(config, device, dataset.fingerprint, {q1_path: q1.sha256} if q1 else {})
+    provenance = run.provenance(config, __file__, device, dataset.fingerprint, {q1_path: q1.sha256} if q1 else {})
     folder = run.start(config, __file__, provenance)
     draws = few_shot.draws(dataset.train.labels, config)
 

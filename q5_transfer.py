@@ -269,7 +269,7 @@ def main(config: Config) -> dict:
     sizes = q1.model.encoder.arguments
     dataset = data.load(config.dataset, config.data_dir, device)
     upstream = {path: saved.sha256 for path, saved in zip(paths, (q1, undoing), strict=True)}
-    provenance = run.provenance(config, device, dataset.fingerprint, upstream)
+    provenance = run.provenance(config, __file__, device, dataset.fingerprint, upstream)
     folder = run.start(config, __file__, provenance)
     draws = few_shot.draws(dataset.train.labels, config)
     for saved in (q1, undoing):

@@ -357,10 +357,13 @@ def finished(folder: Path, provenance: dict, sizes: dict) -> Outcomes | None:
     theirs = run.complete(folder)
     if theirs is None:
         return None
-    then, now = run.determining(theirs), run.determining(provenance) | sizes
-    shared = {field.name for field in dataclasses.fields(Options)} - {"data_dir", "output_dir", "resume"}
-    shared |= {"latent_dim", "hidden_relu", "data_sha256", "device", "source_sha256", "versions"}
-    if any(then.get(name) != now[name] for name in shared):
+    options = {field.name for field in dataclasses.fields(Options)}
+    wanted = {name: value for name, value in provenance["options"].items() if name in options} | sizes
+    expected = provenance | {"options": {name: wanted[name] for name in theirs["options"]}}
+    for name in ("threads", "upstream_sha256"):  # the classifiers depend on neither
+        expected[name] = theirs[name]
+    expected["source_sha256"] = run.source_sha256("q4_few_shot.py")
+    if run.differences(theirs, expected):
         return None
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]

@@ -177,21 +177,29 @@ def _owner(unfinished: Path) -> str:
 def _require_same(unfinished: Path, provenance: dict[str, Any]) -> None:
     """Raise ValueError, naming the fields and both values, unless the unfinished run's provenance is the same."""
     try:
-        then, now = (determining(found) for found in (json.loads(unfinished.read_text("utf-8")), provenance))
-    except (ValueError, KeyError, TypeError) as error:
+        found = differences(json.loads(unfinished.read_text("utf-8")), provenance)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"cannot use {unfinished}, it is damaged: leave out --resume to start afresh") from error
-    differences = [f"{name} {then.get(name)} then, {now.get(name)} now" for name in now if then.get(name) != now[name]]
-    if differences:
+    if found:
         raise ValueError(
-            f"--resume: the unfinished run in {unfinished.parent} had other settings: {'; '.join(differences)}."
+            f"--resume: the unfinished run in {unfinished.parent} had other settings: {'; '.join(found)}."
             " Give its own, or leave out --resume to start afresh"
         )
 
 
+def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Say in what two provenances differ that decides about the bits of a result: not in folders, nor in the commit."""
+    old, new = determining(then), determining(now)
+    return [f"{name} {old.get(name)} then, {new.get(name)} now" for name in new | old if old.get(name) != new.get(name)]
+
+
 def determining(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Return what of a provenance decides about the bits of a result, flat: not where it is written, nor the commit."""
+    """Return what of a provenance decides about the bits of a result, flat."""
     options = {k: v for k, v in provenance["options"].items() if k not in ("data_dir", "output_dir", "resume")}
-    return options | {k: v for k, v in provenance.items() if k not in ("options", "git_commit", "process")}
+    flat = {
+        f"{k} {name}": v for k in ("versions", "upstream_sha256", "source_sha256") for name, v in provenance[k].items()
+    }
+    return options | flat | {name: provenance[name] for name in ("device", "threads", "data_sha256")}
 
 
 def _drop_snapshots(folder: Path) -> None:
@@ -239,9 +247,11 @@ def _unit(name: str) -> str:
     return UNITS["accuracy"] if name.endswith("accuracy") else "R^2" if name.endswith("r2") else "ratio, scale-free"
 
 
-def provenance(options: Options, device: torch.device, fingerprint: str, upstream: dict[Path, str]) -> dict[str, Any]:
+def provenance(
+    options: Options, script: str, device: torch.device, fingerprint: str, upstream: dict[Path, str]
+) -> dict[str, Any]:
     """Return what a result depends on, for config.json: resolved options, device and threads, versions, the data's
-    fingerprint, the sha256 of upstream checkpoints by their script, the git commit.
+    fingerprint, the sha256 of upstream checkpoints by their script, of the script and of common/, the git commit.
     """
     return {
         "options": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(options).items()},
@@ -251,7 +261,7 @@ def provenance(options: Options, device: torch.device, fingerprint: str, upstrea
         "data_sha256": fingerprint,
         "upstream_sha256": {path.parent.name: sha256 for path, sha256 in upstream.items()},
         "git_commit": git_commit(),
-        "source_sha256": source_sha256(),
+        "source_sha256": source_sha256(script),
     }
 
 
@@ -297,12 +307,14 @@ def versions() -> dict[str, str]:
     }
 
 
-def source_sha256() -> str:
-    """Return the sha256 over the scripts and common/: what the commit does not tell of files that differ from it."""
-    total = hashlib.sha256()
-    for path in sorted([*REPOSITORY.glob("*.py"), *REPOSITORY.glob("common/*.py")]):
-        total.update(path.read_bytes())
-    return total.hexdigest()
+def source_sha256(script: str) -> dict[str, str]:
+    """Return the sha256 of the script and of each file of common/: what the commit does not tell of changed files."""
+    paths = [REPOSITORY / Path(script).name, *sorted(REPOSITORY.glob("common/*.py"))]
+    return {
+        path.relative_to(REPOSITORY).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+        if path.exists()
+    }
 
 
 def git_commit() -> str | None:

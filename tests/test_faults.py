@@ -445,5 +445,5 @@ def test_no_file_is_opened_in_the_locale_of_the_machine():
 
 def test_unfinished_names_its_process(tmp_path):
     options = run.Options(output_dir=tmp_path, device="cpu")
-    folder = run.start(options, "q.py", run.provenance(options, torch.device("cpu"), "f", {}))
+    folder = run.start(options, "q.py", run.provenance(options, "q.py", torch.device("cpu"), "f", {}))
     assert json.loads((folder / run.UNFINISHED).read_text())["process"] == os.getpid()

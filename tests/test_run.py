@@ -1,6 +1,7 @@
 """Tests of common/run.py; this sentence is the help text of the small scripts below."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -331,7 +332,7 @@ def test_a_device_that_is_not_there_is_one_line_with_what_is(monkeypatch, kinds,
 
 def started(output_dir: Path, script: str = "q1_autoencoder.py", **changes) -> Path:
     options = run.Options(output_dir=output_dir, device="cpu", **changes)
-    return run.start(options, script, run.provenance(options, torch.device("cpu"), "fingerprint", {}))
+    return run.start(options, script, run.provenance(options, script, torch.device("cpu"), "fingerprint", {}))
 
 
 def test_start_makes_a_folder_with_the_name_of_the_script_and_keeps_what_is_complete(tmp_path):
@@ -421,7 +422,8 @@ def test_quoted_gives_each_number_its_unit_split_and_count():
 
 def test_provenance_holds_what_a_result_depends_on():
     options = SmallConfig(seed=5, data_dir=Path("/data"), output_dir=Path("/out"), device="cpu")
-    written = run.provenance(options, torch.device("cpu"), "fingerprint", {Path("/out/q1/model.pt"): "abc"})
+    upstream = {Path("/out/q1/model.pt"): "abc"}
+    written = run.provenance(options, "q2_classifier.py", torch.device("cpu"), "fingerprint", upstream)
     assert json.loads(json.dumps(written)) == {
         "options": {
             "dataset": "mnist",
@@ -445,7 +447,7 @@ def test_provenance_holds_what_a_result_depends_on():
         },
         "data_sha256": "fingerprint",
         "upstream_sha256": {"q1": "abc"},
-        "source_sha256": run.source_sha256(),
+        "source_sha256": run.source_sha256("q2_classifier.py"),
         "git_commit": run.git_commit(),
     }
 
@@ -531,12 +533,12 @@ def test_finish_refuses_numbers_that_are_no_json_before_it_writes_anything(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_source_digest_covers_scripts_and_common_parts(tmp_path, monkeypatch):
+def test_the_source_digest_covers_the_script_and_common_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "REPOSITORY", tmp_path)
     (tmp_path / "common").mkdir()
-    digests = {run.source_sha256()}
-    for name in ("q1.py", "common/a.py"):
+    for name in ("q1.py", "q2.py", "common/a.py", "notes.txt"):
         (tmp_path / name).write_text("x = 1")
-        digests.add(run.source_sha256())
-    (tmp_path / "notes.txt").write_text("not code")
-    assert len(digests) == 3 and run.source_sha256() in digests
+    found = run.source_sha256("q1.py")
+    assert set(found) == {"q1.py", "common/a.py"}
+    (tmp_path / "common/a.py").write_text("x = 2")
+    assert run.source_sha256("q1.py") == found | {"common/a.py": hashlib.sha256(b"x = 2").hexdigest()}
