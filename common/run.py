@@ -87,7 +87,8 @@ def command_line(main: Callable[[Any], Any], config_class: type, arguments: list
             raise
         sys.exit(_fail(str(error), 1 if isinstance(error, RunError) else 2))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; the same command with --resume goes on from here", 130))
+        again = " with --resume" if issubclass(config_class, Options) else ""
+        sys.exit(_fail(f"interrupted; the same command{again} goes on from here", 130))
 
 
 def parse(config_class: type, description_module: str, arguments: list[str] | None = None) -> Any:
@@ -185,6 +186,15 @@ def _require_same(unfinished: Path, provenance: dict[str, Any]) -> None:
             f"--resume: the unfinished run in {unfinished.parent} had other settings: {'; '.join(found)}."
             " Give its own, or leave out --resume to start afresh"
         )
+
+
+def resumable(folder: Path, provenance: dict[str, Any]) -> bool:
+    """Return whether a killed run of the same provenance left ``folder`` unfinished."""
+    try:
+        _require_same(folder / UNFINISHED, provenance)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -289,9 +299,14 @@ def complete(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _digests(folder: Path) -> dict[str, str]:
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(folder).as_posix(): sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in (".lock", "config.json", UNFINISHED) and not path.match(f"*{SNAPSHOT}")
     }
@@ -310,11 +325,7 @@ def versions() -> dict[str, str]:
 def source_sha256(script: str) -> dict[str, str]:
     """Return the sha256 of the script and of each file of common/: what the commit does not tell of changed files."""
     paths = [REPOSITORY / Path(script).name, *sorted(REPOSITORY.glob("common/*.py"))]
-    return {
-        path.relative_to(REPOSITORY).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in paths
-        if path.exists()
-    }
+    return {path.relative_to(REPOSITORY).as_posix(): sha256(path) for path in paths if path.exists()}
 
 
 def git_commit() -> str | None:
