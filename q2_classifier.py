@@ -37,7 +37,7 @@ class Config(run.Options):
     """ReLU between the encoder's two linear layers; the report names none."""
     augment: bool = True
     """Warp each training image a little, anew every epoch (shift, rotation, scale, shear, elastic)."""
-    epochs: int = 12
+    epochs: int = 10
     """Passes over the 55,000 training images."""
     batch_size: int = 256
     """Images per training iteration."""

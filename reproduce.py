@@ -63,7 +63,7 @@ def folder_of(config: Config, seed: int) -> Path:
 
 
 def expected(config: Config, seed: int, step: str, fingerprint: str) -> dict | None:
-    """Return the provenance that a run of this step would have now, None while a checkpoint that it reads is missing."""
+    """Return the provenance that a run of this step would have now, None while a checkpoint it reads is missing."""
     script, _, variant = step.partition("-")
     folder = folder_of(config, seed)
     upstream = {path: run.sha256(path) for name in STEPS[step] if (path := folder / name / "model.pt").exists()}

@@ -220,7 +220,7 @@ def classify(
             draw,
             dataset,
             options,
-            averaged=evaluated and regime == "augmented",
+            averaged=evaluated and regime == "augmented" and model.encoder.training,  # not of a frozen encoder
         )
 
     jobs = [(start, regime, draw) for start in starts for regime in REGIMES for draw in drawn]
