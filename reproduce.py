@@ -30,7 +30,7 @@ STEPS = {
     "q5_transfer": ("q1_autoencoder", "q1_autoencoder-undo"),
 }
 # Seconds of each on 2 CPU cores, start included, for the first estimate of what is left.
-SECONDS = dict(zip(STEPS, (95, 70, 75, 65, 80, 150), strict=True))
+SECONDS = dict(zip(STEPS, (90, 70, 65, 60, 75, 130), strict=True))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

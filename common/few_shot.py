@@ -27,7 +27,7 @@ from common.models import Classifier, Encoder, Head, digest
 
 Regime = Literal["plain", "augmented"]
 REGIMES: tuple[Regime, ...] = ("plain", "augmented")
-EVALUATIONS = 10  # of each run: reading 10,000 test images takes as long as about 30 iterations
+EVALUATIONS = 8  # of each run: reading 10,000 test images takes as long as about 30 iterations
 IMPROVEMENT = 0.001  # of accuracy: less does not count as improving
 AVERAGED_COPIES = 4  # warped, of each test image
 MOST_THREADS = 4  # of Python, which share one interpreter

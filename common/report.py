@@ -160,13 +160,11 @@ def numbers(output_dir: Path) -> dict[str, dict[str, Any]]:
     entries: dict[str, dict] = {}
     for folder in seed_folders(output_dir):
         for path in sorted(folder.glob("q[1-9]_*/summary.json")):
-            summary = json.loads(path.read_text("utf-8"))
-            for name, entry in (summary["metrics"] | summary["baselines"]).items():
-                if entry["mean"] is None:
-                    continue
+            draws = json.loads(path.read_text("utf-8")).get("draws", {})
+            for name, entry in _quoted(path).items():
                 variant, split, metric = name.rsplit("/", 2) if name.count("/") > 1 else ("", *name.split("/"))
-                by_draw = summary.get("draws", {}).get(variant, {})
-                drawn = [found[split].get(metric) for draw, found in by_draw.items() if draw != "first"]
+                by_draw = draws.get(variant, {})
+                drawn = [found[split][metric] for draw, found in by_draw.items() if draw != "first"]
                 full = f"{path.parent.name}/{name}"
                 values.setdefault(full, []).extend(drawn or [entry["mean"]])
                 entries[full] = entry
@@ -270,9 +268,9 @@ def _filled(question: Question, output_dir: Path, found: dict, absent: list[str]
     }
 
 
-# How far a number may lie from the published one: 4 times its standard deviation over the published seeds, or this
-# fraction of it if that is more.
-DEVIATIONS, FRACTION = 4, 0.03
+# How far a number may lie from the published one: 4 times its standard deviation over the published seeds, and at
+# least 3 per cent of it, or 0.3 points of an accuracy.
+DEVIATIONS, FRACTION, POINTS = 4, 0.03, 0.003
 
 
 def compare(output_dir: Path, reference: Path) -> tuple[str, bool]:
@@ -283,16 +281,14 @@ def compare(output_dir: Path, reference: Path) -> tuple[str, bool]:
     headlines = {name for question in QUESTIONS for name in question.rows.values()}
     for path in sorted(reference.glob("q[1-9]_*/summary.json")):
         folder = path.parent.name
-        published = [
-            _means(seed / folder / "summary.json")
-            for seed in seed_folders(reference)
-            if (seed / folder / "summary.json").exists()
-        ]
-        fresh = _means(output_dir / folder / "summary.json")
-        for name, value in published[0].items():
-            over_seeds = [means[name] for means in published if name in means]
+        published = [_quoted(seed / folder / "summary.json") for seed in seed_folders(reference)]
+        fresh = {name: entry["mean"] for name, entry in _quoted(output_dir / folder / "summary.json").items()}
+        for name, entry in published[0].items():
+            value = entry["mean"]
+            over_seeds = [entries[name]["mean"] for entries in published if name in entries]
             std = statistics.stdev(over_seeds) if len(over_seeds) > 1 else 0.0
-            tolerance = max(DEVIATIONS * std, FRACTION * abs(value))
+            least = POINTS if entry["unit"].startswith("accuracy") else FRACTION * abs(value)
+            tolerance = max(DEVIATIONS * std, least)
             count += 1
             good = name in fresh and abs(fresh[name] - value) <= tolerance
             inside += good
@@ -304,12 +300,13 @@ def compare(output_dir: Path, reference: Path) -> tuple[str, bool]:
     return "\n".join([f"{'number':70} published     fresh  tolerance", *lines]), inside == count
 
 
-def _means(path: Path) -> dict[str, float]:
+def _quoted(path: Path) -> dict[str, dict]:
+    """Return the finite numbers of a summary.json, none if there is no such file."""
     if not path.exists():
         return {}
     summary = json.loads(path.read_text("utf-8"))
     both = summary["metrics"] | summary["baselines"]
-    return {name: entry["mean"] for name, entry in both.items() if entry["mean"] is not None}
+    return {name: entry for name, entry in both.items() if entry["mean"] is not None}
 
 
 def main(config: run.Options) -> None:

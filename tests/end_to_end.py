@@ -59,7 +59,7 @@ def run(script: str, data_dir: Path, output_dir: Path, options: list[str]) -> Pa
 
 def check_files(script: str, folder: Path) -> dict:
     """Check that exactly the promised files are there and fit together; return the summary."""
-    found = {path.name for path in folder.iterdir()}
+    found = {path.name for path in folder.iterdir()} - {".lock"}
     assert found == FILES | FIGURES[script], f"{folder} holds {sorted(found)}"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["checkpoint_sha256"] == hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
@@ -112,6 +112,8 @@ def main(folder: Path) -> None:
     ]
     assert digest(encoders[0]) == digest(encoders[1]) == summary["encoder_digest"]["Q3"]["after"]
 
+    run("q1_autoencoder", data_dir, folder / "outputs", ["--undo", "--undo-epochs", "1"])
+    run("q1_autoencoder", data_dir, folder / "again", ["--undo", "--undo-epochs", "1"])
     for script, figures in FEW_SHOT_FIGURES.items():
         options = FEW if script == "q4_few_shot" else [*FEW, "--spread-epochs", "1"]
         folders[script] = run(script, data_dir, folder / "outputs", options)

@@ -19,7 +19,7 @@ SCRIPTS = ("q1_autoencoder", "q1_autoencoder-undo", "q2_classifier", "q3_frozen_
 TINY = "--draws 2 --shots 2 --plain-iterations 40 --iterations 60 --batch-size 10"
 OPTIONS = {
     "q1_autoencoder": "--epochs 3",
-    "q1_autoencoder-undo": "--epochs 2 --undo",
+    "q1_autoencoder-undo": "--undo-epochs 2 --undo",
     "q2_classifier": "--epochs 3",
     "q3_frozen_decoder": "--epochs 2",
     "q4_few_shot": TINY,
