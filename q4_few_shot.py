@@ -194,7 +194,7 @@ def main(config: Config) -> dict:
         "metrics": few_shot.quoted(outcomes),
         "baselines": few_shot.quoted(baselines) | (run.quoted(q1.summary["test"], "test", "q1") if q1 else {}),
         "verdicts": conclusions,
-        "draws": few_shot.metrics_by_draw(outcomes),
+        "draws": few_shot.metrics_by_draw(outcomes | baselines),
         "seconds": time.perf_counter() - started,
     }
     run.finish(folder, provenance, few_shot.records(outcomes), summary)

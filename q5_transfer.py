@@ -321,13 +321,13 @@ def main(config: Config) -> dict:
     conclusions = verdicts(differences, labelled)
     shares = [f"{fmean(few_shot.values(found, split='unlabelled')):.1%} by {name}" for name, found in right.items()]
     conclusions.append(f"Of the labels spread over the unlabelled images are right: {', '.join(shares)}")
-    spread_right = few_shot.quoted({f"spread_{re.sub('[ -]', '_', name.lower())}": by for name, by in right.items()})
+    spread_right = {f"spread_{re.sub('[ -]', '_', name.lower())}": by_draw for name, by_draw in right.items()}
     summary = {
         "metrics": few_shot.quoted(outcomes),
-        "baselines": spread_right,
+        "baselines": few_shot.quoted(spread_right),
         "paired": differences,
         "verdicts": conclusions,
-        "draws": few_shot.metrics_by_draw(outcomes),
+        "draws": few_shot.metrics_by_draw(outcomes | spread_right),
     }
     if config.curve:
         curve = label_curve(from_scratch | fine_tuned, outcomes, dataset, config, folder)
