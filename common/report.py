@@ -7,7 +7,6 @@ import base64
 import dataclasses
 import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -309,11 +308,16 @@ def _quoted(path: Path) -> dict[str, dict]:
     return {name: entry for name, entry in both.items() if entry["mean"] is not None}
 
 
-def main(config: run.Options) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    output_dir: Path = run.REPOSITORY / "outputs"
+    """Folder of the results."""
+
+
+def main(config: Config) -> None:
     """Write the page and say where it is."""
     print(f"report: {write(config.output_dir)}")
 
 
 if __name__ == "__main__":
-    sys.modules["common.report"] = sys.modules["__main__"]
-    run.command_line(main, run.Options)
+    run.command_line(main, Config)
