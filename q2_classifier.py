@@ -51,7 +51,7 @@ class Config(run.Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         run.require(self, "latent_dim", least=2, most=784)
-        run.require(self, "epochs", "batch_size", least=1)
+        run.require(self, "epochs", "batch_size", least=1, most=10**9)
         run.require(self, "weight_decay", least=0)
         run.require(self, "label_smoothing", least=0, most=1)
         run.require(self, "learning_rate", least=1e-9)

@@ -42,7 +42,7 @@ class Config(run.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        run.require(self, "epochs", least=1)
+        run.require(self, "epochs", least=1, most=10**9)
 
 
 def measure(

@@ -9,8 +9,8 @@ common/few_shot.py, were chosen on the validation images with other draws.
     python q5_transfer.py            # 2 minutes on 2 CPU cores
     python q5_transfer.py --curve    # 5 minutes, also from 1 to 100 labels per digit
 
-Needs Q1's checkpoint in the same output folder. The classifiers from scratch are those of q4_few_shot.py where it has
-run with the same options, and are trained here otherwise.
+Needs the checkpoints of q1_autoencoder.py and q1_autoencoder.py --undo in the same output folder. The classifiers from
+scratch are those of q4_few_shot.py where it has run with the same options, and are trained here otherwise.
 Writes config.json, metrics.jsonl, summary.json, table.md, a checkpoint of every run, loss.png, accuracy.png,
 comparison.png and, with --curve, curve.png to <output-dir>/q5_transfer/.
 """
@@ -58,7 +58,7 @@ class Config(few_shot.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        run.require(self, "spread_epochs", "spread_batch_size", least=1)
+        run.require(self, "spread_epochs", "spread_batch_size", least=1, most=10**9)
 
 
 def scratch(draw: Draw, sizes: dict) -> Encoder:

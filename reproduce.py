@@ -55,6 +55,10 @@ class Config:
             raise ValueError(f"--seeds: got {self.seeds}, expected one or more different seeds")
         for seed in self.seeds:
             run.Options(seed=seed)
+        if 0 not in self.seeds:
+            raise ValueError(f"--seeds: got {self.seeds}, expected 0 among them, whose figures the report shows")
+        if self.check and self.dataset != "mnist":
+            raise ValueError(f"--check: got --dataset {self.dataset}, expected mnist, of which the published run is")
 
 
 def folder_of(config: Config, seed: int) -> Path:
@@ -106,11 +110,18 @@ def run_all(config: Config) -> None:
         print(f"{title}: running, at most about {left:.0f} minutes left", flush=True)
         started = time.perf_counter()
         resume = bool(wanted) and not config.force and run.resumable(folder, wanted)
-        found = subprocess.run(command(config, seed, step, resume), stdout=subprocess.PIPE, text=True)
-        if found.returncode:
-            sys.exit(found.returncode)  # the script has said why
+        process = subprocess.Popen(command(config, seed, step, resume), stdout=subprocess.PIPE, encoding="utf-8")
+        try:
+            printed, _ = process.communicate()
+        except KeyboardInterrupt:
+            process.communicate()  # it is interrupted too, and ends on its own
+            raise
+        if process.returncode < 0:
+            raise run.RunError(f"{step} was killed by signal {-process.returncode}; the same command goes on from here")
+        if process.returncode:
+            sys.exit(process.returncode)  # the script has said why
         seconds[step] = time.perf_counter() - started
-        print(f"    {seconds[step]:.0f} s; {found.stdout.splitlines()[-2]}", flush=True)
+        print(f"    {seconds[step]:.0f} s; {printed.splitlines()[-2]}", flush=True)
 
 
 def main(config: Config) -> None:

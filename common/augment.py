@@ -56,6 +56,7 @@ class Averaged(nn.Module):
     def __init__(self, classifier: nn.Module, copies: int):
         super().__init__()
         self.classifier, self.copies = classifier, copies
+        self.train(classifier.training)
 
     def forward(self, images: Tensor) -> Tensor:
         generator = torch.Generator(images.device).manual_seed(0)

@@ -61,7 +61,7 @@ class Options(run.Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         run.require(self, "draws", least=2, most=999)
-        run.require(self, "shots", "plain_iterations", "iterations", "batch_size", least=1)
+        run.require(self, "shots", "plain_iterations", "iterations", "batch_size", least=1, most=10**9)
         run.require(self, "plain_weight_decay", "weight_decay", least=0)
         run.require(self, "label_smoothing", least=0, most=1)
         run.require(self, "learning_rate", least=1e-9)
@@ -359,7 +359,7 @@ def finished(folder: Path, provenance: dict, sizes: dict) -> Outcomes | None:
         return None
     options = {field.name for field in dataclasses.fields(Options)}
     wanted = {name: value for name, value in provenance["options"].items() if name in options} | sizes
-    expected = provenance | {"options": {name: wanted[name] for name in theirs["options"]}}
+    expected = provenance | {"options": {name: wanted.get(name) for name in theirs["options"]}}
     for name in ("threads", "upstream_sha256"):  # the classifiers depend on neither
         expected[name] = theirs[name]
     expected["source_sha256"] = run.source_sha256("q4_few_shot.py")

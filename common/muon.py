@@ -21,7 +21,10 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:
         for group in self.param_groups:
             for weight in group["params"]:
-                mean = self.state[weight].setdefault("mean", torch.zeros_like(weight))
+                state = self.state[weight]
+                if not state:
+                    state["mean"] = torch.zeros_like(weight)
+                mean = state["mean"]
                 mean.lerp_(weight.grad, 1 - group["momentum"])
                 update = orthogonal(weight.grad.lerp(mean, group["momentum"]).flatten(1))
                 size = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
@@ -38,7 +41,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     wide = matrix.T if tall else matrix
     wide = wide / (wide.norm() + 1e-7)
     gram = wide @ wide.T  # (m, m), the smaller side
-    product = torch.eye(len(gram), device=gram.device)
+    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         factor = b * gram + c * (gram @ gram)

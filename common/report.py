@@ -147,8 +147,25 @@ QUESTIONS = (
 
 def seed_folders(output_dir: Path) -> list[Path]:
     """Return the folders that hold results of a seed each: the output folder, then seed1, seed2, ..."""
-    seeds = sorted(output_dir.glob("seed[0-9]*/"), key=lambda path: int(path.name[4:]))
-    return [output_dir, *seeds]
+    seeds = [path for path in output_dir.glob("seed*") if path.is_dir() and path.name[4:].isdigit()]
+    return [output_dir, *sorted(seeds, key=lambda path: int(path.name[4:]))]
+
+
+def present(folder: Path) -> bool:
+    """Return whether a script's results are there: its provenance and its numbers."""
+    return (folder / "config.json").exists() and (folder / "summary.json").exists()
+
+
+def alike(output_dir: Path, script: str) -> list[Path]:
+    """Return the folders of a script's results, the first seed's and those of other seeds under the same options, code
+    and data: what an earlier version left is not pooled with the present one.
+    """
+    folders = [seed / script for seed in seed_folders(output_dir) if present(seed / script)]
+    if not folders or folders[0].parent != output_dir:
+        return []
+    provenances = [run.determining(_read(folder / "config.json")) for folder in folders]
+    same = [{k: v for k, v in found.items() if k != "seed" and "upstream" not in k} for found in provenances]
+    return [folder for folder, found in zip(folders, same, strict=True) if found == same[0]]
 
 
 def numbers(output_dir: Path) -> dict[str, dict[str, Any]]:
@@ -157,9 +174,9 @@ def numbers(output_dir: Path) -> dict[str, dict[str, Any]]:
     """
     values: dict[str, list[float]] = {}
     entries: dict[str, dict] = {}
-    for folder in seed_folders(output_dir):
-        for path in sorted(folder.glob("q[1-9]_*/summary.json")):
-            draws = json.loads(path.read_text("utf-8")).get("draws", {})
+    for script in sorted(path.name for path in output_dir.glob("q[1-9]_*")):
+        for path in (folder / "summary.json" for folder in alike(output_dir, script)):
+            draws = _read(path).get("draws", {})
             for name, entry in _quoted(path).items():
                 variant, split, metric = name.rsplit("/", 2) if name.count("/") > 1 else ("", *name.split("/"))
                 by_draw = draws.get(variant, {})
@@ -193,20 +210,21 @@ def write(output_dir: Path) -> Path:
     """Write seeds.json and report.html from what is in ``output_dir``, and return the page's path. Raises
     FileNotFoundError when there is nothing to report.
     """
-    configs = {path.parent.name: path for path in output_dir.glob("q[1-9]_*/config.json")}
-    if not configs:
+    provenance = {
+        path.name: _read(path / "config.json") for path in sorted(output_dir.glob("q[1-9]_*")) if present(path)
+    }
+    if not provenance:
         raise FileNotFoundError(f"no results in {output_dir}: make them with `python reproduce.py`")
     found = numbers(output_dir)
     run.write(output_dir / "seeds.json", json.dumps(found, indent=1) + "\n")
-    provenance = {name: json.loads(path.read_text("utf-8")) for name, path in configs.items()}
     some = next(iter(provenance.values()))
     missing = []
     questions = []
     for question in QUESTIONS:
-        absent = [name for name in question.folders if name not in configs]
-        missing += [(name, command(name)) for name in absent]
-        questions.append(_filled(question, output_dir, found, absent))
-    seeds = len(seed_folders(output_dir))
+        absent = [name for name in question.folders if name not in provenance]
+        missing += [(name, command(name, some)) for name in absent]
+        questions.append(_filled(question, output_dir, found, provenance))
+    seeds = max(len(alike(output_dir, name)) for name in provenance)
     page = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html")
     versions = ", ".join(f"{name} {version}" for name, version in some["versions"].items())
     text = page.render(
@@ -229,23 +247,30 @@ def write(output_dir: Path) -> Path:
     return path
 
 
-def command(folder: str) -> str:
-    """Return the command that fills a folder of results."""
+def command(folder: str, provenance: dict[str, Any]) -> str:
+    """Return the command that fills a folder of results, with the dataset and the seed of a provenance."""
     script, _, variant = folder.partition("-")
-    return f"python {script}.py" + (f" --{variant}" if variant else "")
+    chosen = {"dataset": "mnist", "seed": 0}
+    options = [f"--{variant}"] if variant else []
+    options += [
+        f"--{name} {found}" for name, usual in chosen.items() if (found := provenance["options"][name]) != usual
+    ]
+    return " ".join([f"python {script}.py", *options])
 
 
-def _filled(question: Question, output_dir: Path, found: dict, absent: list[str]) -> dict[str, Any]:
+def _filled(question: Question, output_dir: Path, found: dict, provenance: dict[str, dict]) -> dict[str, Any]:
     """Return what the template shows of a question."""
     own = question.folders[0]
-    summaries = {name: output_dir / name / "summary.json" for name in question.folders if name not in absent}
-    told = {name: json.loads(path.read_text("utf-8")) for name, path in summaries.items()}
+    some = next(iter(provenance.values()))
+    told = {name: _read(output_dir / name / "summary.json") for name in question.folders if name in provenance}
     figures = {output_dir / name: caption for name, caption in question.figures.items()}
+    if not provenance.get(own, {}).get("options", {}).get("curve"):
+        figures.pop(output_dir / "q5_transfer" / "curve.png", None)  # of an earlier run
     return {
         "name": question.name,
         "asked": question.asked,
         "done": question.done,
-        "missing": command(own) if own in absent else None,
+        "missing": None if own in provenance else command(own, some),
         "rows": [
             {"label": label, "value": worded(found[name]), "n": found[name]["n"]}
             for label, name in question.rows.items()
@@ -263,13 +288,16 @@ def _filled(question: Question, output_dir: Path, found: dict, absent: list[str]
             if (output_dir / name).exists()
             for lines in [(output_dir / name).read_text("utf-8").splitlines()]
         ],
-        "commands": [{"command": command(name), "seconds": f"{each['seconds']:.0f}"} for name, each in told.items()],
+        "commands": [
+            {"command": command(name, provenance[name]), "seconds": f"{each['seconds']:.0f}"}
+            for name, each in told.items()
+        ],
     }
 
 
 # How far a number may lie from the published one: 4 times its standard deviation over the published seeds, and at
-# least 3 per cent of it, or 0.3 points of an accuracy.
-DEVIATIONS, FRACTION, POINTS = 4, 0.03, 0.003
+# least 3 per cent of it, 0.3 points of an accuracy, 0.02 of an R^2 or a ratio.
+DEVIATIONS, FRACTION, POINTS, SHARE = 4, 0.03, 0.003, 0.02
 
 
 def compare(output_dir: Path, reference: Path) -> tuple[str, bool]:
@@ -287,6 +315,8 @@ def compare(output_dir: Path, reference: Path) -> tuple[str, bool]:
             over_seeds = [entries[name]["mean"] for entries in published if name in entries]
             std = statistics.stdev(over_seeds) if len(over_seeds) > 1 else 0.0
             least = POINTS if entry["unit"].startswith("accuracy") else FRACTION * abs(value)
+            if entry["unit"].startswith(("R^2", "ratio")):
+                least = max(least, SHARE)
             tolerance = max(DEVIATIONS * std, least)
             count += 1
             good = name in fresh and abs(fresh[name] - value) <= tolerance
@@ -295,15 +325,24 @@ def compare(output_dir: Path, reference: Path) -> tuple[str, bool]:
                 now = f"{fresh[name]:.4f}" if name in fresh else "missing"
                 verdict = "reproduced" if good else "NOT reproduced"
                 lines.append(f"{folder + '/' + name:70} {value:9.4f} {now:>9} +- {tolerance:.4f}  {verdict}")
+    if not count:
+        raise FileNotFoundError(f"no published run in {reference}: get the repository's outputs/reference")
     lines.append(f"{inside} of {count} numbers reproduced; shown are the main ones and those that were not")
     return "\n".join([f"{'number':70} published     fresh  tolerance", *lines]), inside == count
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"cannot read {path} ({error}): run its script again") from error
 
 
 def _quoted(path: Path) -> dict[str, dict]:
     """Return the finite numbers of a summary.json, none if there is no such file."""
     if not path.exists():
         return {}
-    summary = json.loads(path.read_text("utf-8"))
+    summary = _read(path)
     both = summary["metrics"] | summary["baselines"]
     return {name: entry for name, entry in both.items() if entry["mean"] is not None}
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy
+import scipy
+import sklearn
 import torch
 import torchvision
 import tyro
@@ -86,6 +88,8 @@ def command_line(main: Callable[[Any], Any], config_class: type, arguments: list
         if sys.flags.dev_mode:
             raise
         sys.exit(_fail(str(error), 1 if isinstance(error, RunError) else 2))
+    except (MemoryError, torch.OutOfMemoryError):
+        sys.exit(_fail("out of memory; try a smaller --batch-size, or --device cpu if it was a GPU's", 1))
     except KeyboardInterrupt:
         again = " with --resume" if issubclass(config_class, Options) else ""
         sys.exit(_fail(f"interrupted; the same command{again} goes on from here", 130))
@@ -294,8 +298,9 @@ def complete(folder: Path) -> dict[str, Any] | None:
     try:
         written = json.loads((folder / "config.json").read_text("utf-8"))
         digests = written.pop("files_sha256")
-        return written if digests == _digests(folder) else None
-    except (OSError, ValueError, KeyError, AttributeError):
+        determining(written)
+        return written if all(sha256(folder / name) == digest for name, digest in digests.items()) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -319,6 +324,8 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),  # a class of torch's own, which a safe load refuses
         "torchvision": torchvision.__version__,
         "numpy": numpy.__version__,
+        "scikit-learn": sklearn.__version__,
+        "scipy": scipy.__version__,
     }
 
 

@@ -83,42 +83,40 @@ def fit(
         state |= {f"{name} {number}": part for name, part in zip(("optimiser", "schedule"), pair, strict=True)}
     history = _resume(state, snapshot)
 
-    progress = tqdm(
-        total=epochs * images, initial=len(history) * images, unit=" images", unit_scale=True, leave=False, disable=None
-    )  # disable=None: quiet when not on a terminal
-    for epoch in range(len(history) + 1, epochs + 1):
-        model.train()
-        noise = generator(seed, f"transform/{epoch}", device)
-        values, rates, looked = [], [], 0
-        for indices in batches(examples, batch_size, generator(seed, f"batches/{epoch}")):
-            if STOPPING.is_set():
-                raise KeyboardInterrupt
-            batch = examples[indices]
-            inputs = batch.images if transform is None else transform(batch.images, noise)
-            loss, metrics = loss_fn(model, inputs, batch.labels)
-            for optimiser in optimisers:
-                optimiser.zero_grad()
-            loss.backward()
-            rates.append(optimisers[0].param_groups[0]["lr"] / optimisers[0].param_groups[0]["factor"])
-            for optimiser, schedule in zip(optimisers, schedules, strict=True):
-                optimiser.step()
-                schedule.step()
-            values.append(torch.stack([loss.detach(), *(value.detach() for value in metrics.values())]))
-            if len(values) % STEPS_PER_LOOK == 0 or len(values) == steps:
-                losses = torch.stack(values[looked:])[:, 0].tolist()
-                _stop_unless_finite(losses, rates[looked:], epoch, (epoch - 1) * steps + looked + 1, learning_rate)
-                looked = len(values)
-                progress.set_postfix_str(f"epoch {epoch}/{epochs}, loss {losses[-1]:.4f}", refresh=False)
-                progress.update(min(((epoch - 1) * images + looked * batch_size), epoch * images) - progress.n)
-        record = {"epoch": epoch, "step": epoch * steps, "learning_rate": rates[-1]}
-        record["train"] = dict(zip(metrics, torch.stack(values)[:, 1:].T.tolist(), strict=True))
-        record |= {name: evaluate(model, loss_fn, split) for name, split in evaluated.items()}
-        history.append(record)
-        if snapshot:
-            saved = io.BytesIO()
-            torch.save({name: part.state_dict() for name, part in state.items()} | {"history": history}, saved)
-            write(snapshot, saved.getvalue())
-    progress.close()
+    bar = {"total": epochs * images, "initial": len(history) * images, "unit": " images", "unit_scale": True}
+    with tqdm(**bar, leave=False, disable=None) as progress:  # disable=None: quiet when not on a terminal
+        for epoch in range(len(history) + 1, epochs + 1):
+            model.train()
+            noise = generator(seed, f"transform/{epoch}", device)
+            values, rates, looked = [], [], 0
+            for indices in batches(examples, batch_size, generator(seed, f"batches/{epoch}")):
+                if STOPPING.is_set():
+                    raise KeyboardInterrupt
+                batch = examples[indices]
+                inputs = batch.images if transform is None else transform(batch.images, noise)
+                loss, metrics = loss_fn(model, inputs, batch.labels)
+                for optimiser in optimisers:
+                    optimiser.zero_grad()
+                loss.backward()
+                rates.append(optimisers[0].param_groups[0]["lr"] / optimisers[0].param_groups[0]["factor"])
+                for optimiser, schedule in zip(optimisers, schedules, strict=True):
+                    optimiser.step()
+                    schedule.step()
+                values.append(torch.stack([loss.detach(), *(value.detach() for value in metrics.values())]))
+                if len(values) % STEPS_PER_LOOK == 0 or len(values) == steps:
+                    losses = torch.stack(values[looked:])[:, 0].tolist()
+                    _stop_unless_finite(losses, rates[looked:], epoch, (epoch - 1) * steps + looked + 1, learning_rate)
+                    looked = len(values)
+                    progress.set_postfix_str(f"epoch {epoch}/{epochs}, loss {losses[-1]:.4f}", refresh=False)
+                    progress.update(min(((epoch - 1) * images + looked * batch_size), epoch * images) - progress.n)
+            record = {"epoch": epoch, "step": epoch * steps, "learning_rate": rates[-1]}
+            record["train"] = dict(zip(metrics, torch.stack(values)[:, 1:].T.tolist(), strict=True))
+            record |= {name: evaluate(model, loss_fn, split) for name, split in evaluated.items()}
+            history.append(record)
+            if snapshot:
+                saved = io.BytesIO()
+                torch.save({name: part.state_dict() for name, part in state.items()} | {"history": history}, saved)
+                write(snapshot, saved.getvalue())
     return history
 
 
@@ -132,6 +130,8 @@ def evaluate(model: nn.Module, loss_fn: LossFunction, split: Split) -> dict[str,
     model.eval()
     total = 0
     for start in range(0, len(split), EVALUATION_BATCH):
+        if STOPPING.is_set():
+            raise KeyboardInterrupt
         batch = split[start : start + EVALUATION_BATCH]
         _, metrics = loss_fn(model, batch.images, batch.labels)
         total += torch.stack(list(metrics.values())).cpu().double() * len(batch)

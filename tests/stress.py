@@ -73,7 +73,7 @@ def kill_and_resume(script: str, raw: dict[str, bytes], whole: Path, moment: flo
 
 
 def main(kills: int = 20, seed: int = 0) -> None:
-    """Kill each of the five scripts ``kills`` times."""
+    """Kill each script ``kills`` times, Q1 in both its variants."""
     moments = random.Random(seed)
     raw = synthetic.raw_contents()
     with tempfile.TemporaryDirectory() as name:

@@ -1,13 +1,14 @@
 """Faults for real: killed processes, full disks, damaged files, two runs at once, hostile terminals."""
 
 import ast
+import dataclasses
+import gc
 import io
 import json
 import os
 import pickle
 import random
 import re
-import resource
 import signal
 import string
 import subprocess
@@ -27,13 +28,15 @@ import q2_classifier
 import q3_frozen_decoder
 import q4_few_shot
 import q5_transfer
+import reproduce
 from common import checkpoint, data, download, few_shot, plots, run, train
 from common.losses import classification_loss
 from common.models import digest
 from tests import stress, synthetic
 
+resource = pytest.importorskip("resource", reason="POSIX alone has limits and signals like these")
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = (q1_autoencoder, q2_classifier, q3_frozen_decoder, q4_few_shot, q5_transfer)
+MODULES = (q1_autoencoder, q2_classifier, q3_frozen_decoder, q4_few_shot, q5_transfer, reproduce)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,8 @@ def test_ctrl_c_ends_soon_keeps_what_is_complete_and_says_how_to_go_on(script, f
     while not list(folder.rglob(f"*{run.SNAPSHOT}")) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
-    process.join(20)
+    process.join(20)  # a hang, not a time: the machine is shared
+    process.kill()
     assert process.exitcode == 130
     assert "--resume" in line(folder)
     assert list(folder.rglob(f"*{run.SNAPSHOT}")) and not list(folder.rglob(f"{run.BESIDE}*"))
@@ -138,7 +142,12 @@ def _full_disk() -> None:
     Path.write_bytes = full
 
 
-@pytest.mark.parametrize("fault", [partial(_limit, 100_000), _full_disk], ids=["limited", "full"])
+NO_FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+
+
+@pytest.mark.parametrize(
+    "fault", [partial(_limit, 100_000), pytest.param(_full_disk, marks=NO_FULL)], ids=["limited", "full"]
+)
 def test_disk_full_is_one_line_and_leaves_the_earlier_result(fault, whole, folder, raw_contents):
     results = folder / "outputs" / "q2_classifier"
     results.mkdir(parents=True)
@@ -254,6 +263,8 @@ def test_results_whose_bits_changed_are_not_complete(whole, tmp_path):
             (tmp_path / name).write_bytes(broken)
             found = run.complete(tmp_path)
             assert found is None or name == "config.json"
+            if found:
+                run.differences(found, found)  # has every field that is compared
         (tmp_path / name).write_bytes(content)
     assert run.complete(tmp_path)
 
@@ -286,13 +297,13 @@ BAD_VALUES = {
 def bad_command_lines():
     """Yield scripts with one impossible option each: every option of every script, and mistakes of other kinds."""
     for module in MODULES:
-        for name, annotation in module.Config.__annotations__.items() | run.Options.__annotations__.items():
-            option = f"--{name.replace('_', '-')}"
-            if annotation is Path:
+        for field in dataclasses.fields(module.Config):
+            option = f"--{field.name.replace('_', '-')}"
+            if field.type is Path:
                 continue
-            for value in BAD_VALUES.get(annotation, ["", "nothing", "MNIST"]):
+            for value in BAD_VALUES.get(field.type, ["", "nothing", "MNIST"]):
                 yield module, [option, value]
-            if annotation is not bool:
+            if field.type is not bool:
                 yield module, [option]
                 yield module, [f"{option}s", "1"]
         for other in (
@@ -317,7 +328,7 @@ def test_every_bad_command_line_is_one_line_with_code_two_and_writes_nothing(tmp
         assert told.out == "" and len(told.err.splitlines()) == 1, (arguments, told)
         assert told.err.startswith("error: ") and "Traceback" not in told.err
         count += 1
-    assert count >= 200
+    assert count >= 500
     assert list(tmp_path.iterdir()) == []
 
 
@@ -363,7 +374,7 @@ def test_draws_of_impossible_size_are_refused(shots):
         data.balanced(LABELS, shots, 0)
 
 
-def test_progress_bar_and_figures_change_no_weights(whole, data_dir, tmp_path, monkeypatch):
+def test_progress_bar_and_figures_change_no_weights(whole, data_dir, tmp_path, monkeypatch, capsys):
     synthetic.make_small(monkeypatch)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     for name in ("curves", "confusion", "mistakes"):
@@ -375,6 +386,7 @@ def test_progress_bar_and_figures_change_no_weights(whole, data_dir, tmp_path, m
         run.command_line(q2_classifier.main, q2_classifier.Config, options)
     finally:
         torch.set_num_threads(threads)
+    assert "epoch 3/3" in capsys.readouterr().err
     weights = (tmp_path / "o" / "q2_classifier" / "model.pt").read_bytes()
     assert weights == (whole[0] / "outputs" / "q2_classifier" / "model.pt").read_bytes()
 
@@ -383,19 +395,19 @@ def test_memory_stays_flat_over_200_epochs(data_dir):
     few = data.load("mnist", data_dir).train[:40]
     model = few_shot.classifier(q2_classifier.build(q2_classifier.Config()).encoder, few_shot.Draw("", 0, None), "cpu")
     settings = {"batch_size": 20, "learning_rate": 1e-3, "weight_decay": 0.0, "seed": 0}
-    sizes = []
+    sizes, tensors = [], []
 
     def loss_fn(*arguments):
         sizes.append(tracemalloc.get_traced_memory()[0])
+        if len(sizes) in (100, 700):
+            tensors.append(sum(isinstance(found, torch.Tensor) for found in gc.get_objects()))
         return classification_loss(*arguments)
 
     tracemalloc.start()
-    pages = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     train.fit(model, loss_fn, few, {"test": few}, epochs=200, **settings)
     tracemalloc.stop()
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - pages
     assert sizes[-1] - sizes[len(sizes) // 10] < 1_000_000  # the history: 400 steps of two numbers, 200 records
-    assert grown < 50_000, f"{grown} KB"
+    assert len(tensors) == 2 and abs(tensors[1] - tensors[0]) <= 5
 
 
 def test_half_a_million_history_points_are_drawn(tmp_path):

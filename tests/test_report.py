@@ -100,6 +100,21 @@ def test_compare_finds_what_was_not_reproduced(outputs):
     assert [line.split()[0] for line in text.splitlines() if "NOT" in line] == ["q2_classifier/test/accuracy"]
 
 
+def test_seeds_of_other_options_or_code_are_not_pooled(outputs):
+    shutil.copytree(outputs / "q2_classifier", outputs / "seed7" / "q2_classifier")
+    before = report.numbers(outputs)["q2_classifier/test/accuracy"]["n"]
+    path = outputs / "seed7" / "q2_classifier" / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    config["options"] |= {"seed": 7, "epochs": 1}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    assert report.numbers(outputs)["q2_classifier/test/accuracy"]["n"] == before - 1
+
+
+def test_no_reference_is_said(outputs, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no published run"):
+        report.compare(outputs, tmp_path)
+
+
 def test_words():
     assert report.worded({"mean": 0.97456, "std": 0.0055, "unit": "accuracy (fraction)"}) == "97.46% ± 0.55"
     assert report.worded({"mean": 0.00941, "std": None, "unit": "MSE per pixel"}) == "0.0094"

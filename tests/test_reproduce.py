@@ -1,7 +1,8 @@
 """Tests of reproduce.py: what runs, what is skipped, where it stops, all with scripts that only pretend."""
 
-import subprocess
+import json
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from common import data, report, run
 @pytest.fixture
 def pretended(data_dir, tmp_path, monkeypatch):
     """Run reproduce.main with scripts that leave complete results at once; return it and the steps that ran."""
-    ran, failing = [], set()
+    ran, failing = [], {}
+
+    def result(code, text=""):
+        return types.SimpleNamespace(returncode=code, communicate=lambda: (text, None))
 
     def pretend(line, **_):
         script = Path(line[1]).stem
@@ -23,13 +27,13 @@ def pretended(data_dir, tmp_path, monkeypatch):
         step, seed = script + variant, int(given["--seed"])
         ran.append((step, seed, "--resume" in line))
         if step in failing:
-            return subprocess.CompletedProcess(line, 2, "")
+            return result(failing[step])
         wanted = reproduce.expected(config, seed, step, data.load("mnist", data_dir).fingerprint)
         folder = Path(given["--output-dir"]) / step
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "model.pt").write_text(f"{step} of {seed}")
         run.finish(folder, wanted, [], {"metrics": {}, "baselines": {}, "seconds": 1.0})
-        return subprocess.CompletedProcess(line, 0, "numbers\nfigures\n")
+        return result(0, "numbers\nfigures\n")
 
     config = reproduce.Config(data_dir=data_dir, output_dir=tmp_path / "outputs", device="cpu")
 
@@ -40,7 +44,7 @@ def pretended(data_dir, tmp_path, monkeypatch):
         reproduce.main(config)
         return [(step, seed) for step, seed, _ in ran]
 
-    monkeypatch.setattr(reproduce.subprocess, "run", pretend)
+    monkeypatch.setattr(reproduce.subprocess, "Popen", pretend)
     monkeypatch.setattr(run, "git_commit", lambda: None)
     return go, ran, failing, tmp_path / "outputs"
 
@@ -90,16 +94,19 @@ def test_a_changed_checkpoint_upstream_runs_what_reads_it(pretended):
 
 def test_stops_at_the_first_failure_with_its_code_and_continues_there(pretended):
     go, ran, failing, outputs = pretended
-    failing.add("q3_frozen_decoder")
+    failing["q3_frozen_decoder"] = 2
     with pytest.raises(SystemExit) as stop:
         go()
     assert stop.value.code == 2 and ran[-1][0] == "q3_frozen_decoder"
+    failing["q3_frozen_decoder"] = -9
+    with pytest.raises(run.RunError, match="q3_frozen_decoder was killed by signal 9"):
+        go()
     failing.clear()
     config = reproduce.Config(data_dir=outputs.parent / "data", output_dir=outputs, device="cpu")
     fingerprint = data.load("mnist", config.data_dir).fingerprint
     wanted = reproduce.expected(config, 0, "q3_frozen_decoder", fingerprint)
     (outputs / "q3_frozen_decoder").mkdir()
-    run.write(outputs / "q3_frozen_decoder" / run.UNFINISHED, __import__("json").dumps(wanted))
+    run.write(outputs / "q3_frozen_decoder" / run.UNFINISHED, json.dumps(wanted))
     assert go() == [(step, 0) for step in ALL[3:]]
     assert [resumed for _, _, resumed in ran] == [True, False, False]
 
@@ -108,7 +115,10 @@ def test_estimate_knows_every_step():
     assert set(reproduce.SECONDS) == set(reproduce.STEPS)
 
 
-@pytest.mark.parametrize(("seeds", "part"), [((), "one or more"), ((1, 1), "different"), ((-1,), "--seed: got -1")])
+@pytest.mark.parametrize(
+    ("seeds", "part"),
+    [((), "one or more"), ((0, 0), "different"), ((0, -1), "--seed: got -1"), ((1, 2), "expected 0 among")],
+)
 def test_impossible_seeds_are_refused(seeds, part):
     with pytest.raises(ValueError, match=part):
         reproduce.Config(seeds=seeds)

@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy
 import pytest
+import scipy
+import sklearn
 import torch
 import torchvision
 
@@ -444,6 +446,8 @@ def test_provenance_holds_what_a_result_depends_on():
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
             "numpy": numpy.__version__,
+            "scikit-learn": sklearn.__version__,
+            "scipy": scipy.__version__,
         },
         "data_sha256": "fingerprint",
         "upstream_sha256": {"q1": "abc"},
