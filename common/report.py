@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from common import run
+from common import few_shot, run
 
 ANCHORS = [
     ("same task by others", "61.5% scratch, 75.9% transferred", "first 100 images, one run"),
@@ -196,6 +196,28 @@ def numbers(output_dir: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+def differences(output_dir: Path) -> dict[str, dict[str, float]]:
+    """Return Q5's paired differences of accuracy over the draws of all seeds: "fine-tuned/plain - scratch/plain" ->
+    mean, low, high (95 % interval) and n.
+    """
+    summaries = [_read(folder / "summary.json") for folder in alike(output_dir, "q5_transfer")]
+    found = {}
+    for name in summaries[0].get("paired", ()) if summaries else ():
+        pair, _, averaged = name.partition(", ")
+        metric = "averaged_accuracy" if averaged else "accuracy"
+        after, before = (
+            [
+                outcome["test"][metric]
+                for summary in summaries
+                for draw, outcome in summary["draws"][variant].items()
+                if draw != "first"
+            ]
+            for variant in pair.split(" - ")
+        )
+        found[name] = few_shot.paired(after, before)
+    return found
+
+
 def worded(entry: dict[str, Any]) -> str:
     """Word a number with its standard deviation: accuracies in per cent, others with four decimals."""
     percent = entry["unit"].startswith("accuracy")
@@ -264,6 +286,18 @@ def _filled(question: Question, output_dir: Path, found: dict, provenance: dict[
     some = next(iter(provenance.values()))
     told = {name: _read(output_dir / name / "summary.json") for name in question.folders if name in provenance}
     figures = {output_dir / name: caption for name, caption in question.figures.items()}
+    tables = [
+        [[cell.strip() for cell in line.strip("|\n").split("|")] for line in lines[:1] + lines[2:]]
+        for name in question.tables
+        if (output_dir / name).exists()
+        for lines in [(output_dir / name).read_text("utf-8").splitlines()]
+    ]
+    if "q5_transfer" in told:
+        paired = [
+            [name, f"{100 * d['mean']:+.2f} points", f"{100 * d['low']:+.2f} to {100 * d['high']:+.2f}", d["n"]]
+            for name, d in differences(output_dir).items()
+        ]
+        tables.append([["difference, draw by draw", "test accuracy", "95 % interval", "draws"], *paired])
     if not provenance.get(own, {}).get("options", {}).get("curve"):
         figures.pop(output_dir / "q5_transfer" / "curve.png", None)  # of an earlier run
     return {
@@ -282,12 +316,7 @@ def _filled(question: Question, output_dir: Path, found: dict, provenance: dict[
             for path, caption in figures.items()
             if path.exists()
         ],
-        "tables": [
-            [[cell.strip() for cell in line.strip("|\n").split("|")] for line in lines[:1] + lines[2:]]
-            for name in question.tables
-            if (output_dir / name).exists()
-            for lines in [(output_dir / name).read_text("utf-8").splitlines()]
-        ],
+        "tables": tables,
         "commands": [
             {"command": command(name, provenance[name]), "seconds": f"{each['seconds']:.0f}"}
             for name, each in told.items()

@@ -139,6 +139,11 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+def _shown(path: Path) -> str:
+    """Return a path as it is written down: inside the repository, relative to it."""
+    return path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY) else str(path)
+
+
 def start(options: Options, script: str, provenance: dict[str, Any]) -> Path:
     """Return ``<output-dir>/<script name>``, made if need be, for this process alone to write to until it ends.
 
@@ -268,7 +273,7 @@ def provenance(
     fingerprint, the sha256 of upstream checkpoints by their script, of the script and of common/, the git commit.
     """
     return {
-        "options": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(options).items()},
+        "options": {k: _shown(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(options).items()},
         "device": str(device),
         "threads": torch.get_num_threads(),
         "versions": versions(),

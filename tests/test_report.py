@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from common import report
 
@@ -149,6 +150,25 @@ def test_every_number_of_readmes_table_is_one_of_the_published_run():
     quoted = [number for line in table for number in re.findall(r"\d+\.\d+%? ± \d+\.\d+", line)]
     assert len(quoted) >= 12
     assert not set(quoted) - published
+
+
+def test_readmes_intervals_are_those_of_the_published_run():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    found = report.differences(REFERENCE)
+    for pair in ("fine-tuned/plain - scratch/plain", "fine-tuned/augmented - scratch/augmented"):
+        mean, low, high = (100 * found[pair][name] for name in ("mean", "low", "high"))
+        assert f"{mean:+.2f}" in readme and f"{low:.2f} to {high:.2f}" in readme
+    # Student's t by hand, from the draws of the summaries
+    paired = []
+    for folder in report.seed_folders(REFERENCE):
+        draws = json.loads((folder / "q5_transfer" / "summary.json").read_text("utf-8"))["draws"]
+        for number in range(1, 6):
+            after, before = (draws[f"{start}/plain"][f"draw {number}"]["test"] for start in ("fine-tuned", "scratch"))
+            paired.append(after["accuracy"] - before["accuracy"])
+    half = stats.t.ppf(0.975, len(paired) - 1) * statistics.stdev(paired) / len(paired) ** 0.5
+    entry = found["fine-tuned/plain - scratch/plain"]
+    assert entry["n"] == len(paired) and entry["mean"] == pytest.approx(statistics.mean(paired))
+    assert entry["high"] - entry["mean"] == pytest.approx(half)
 
 
 def test_readme_is_short_enough():

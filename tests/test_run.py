@@ -168,6 +168,7 @@ def test_help_shows_the_docstring_and_describes_every_option(capsys):
 def test_help_of_q1_describes_every_option(capsys):
     text = help_text(capsys, q1_autoencoder.Config)
     assert text.count("Q1: what does an encoder keep") == 1
+    text = text.split("-h, --help")[1]
     for field in dataclasses.fields(q1_autoencoder.Config):
         option = f"--{field.name.replace('_', '-')}"
         description = re.search(rf"{option}(?:, --no-[^ ]+|) [^ ]+ (.*?) \(default: ", text)
@@ -502,7 +503,7 @@ def strict_json(text: str):
 
 
 def test_finish_writes_json_and_drops_what_is_unfinished(tmp_path):
-    provenance = {"options": {"seed": 1}, "git_commit": None}
+    provenance = run.provenance(run.Options(seed=1), "q1_autoencoder.py", torch.device("cpu"), "fingerprint", {})
     history = [{"epoch": 1, "test": {"l1": 0.5}}, {"epoch": 2, "test": {"l1": 0.25}}]
     summary = {"metrics": {"test/l1": {"mean": 1 / 3, "std": None}}, "text": "line\nbreak"}
     for name in ("model.pt", "snapshot.pt", run.UNFINISHED):
