@@ -1,9 +1,10 @@
 """Q2: what does the same encoder learn when only the class must come out?
 
-Trains a classifier, Q1's encoder and a small head, and draws its loss, its accuracy and its mistakes. It reads 99.39 %
-of the test images (seed 0, n = 1); on pixels, 3 nearest neighbours read 96.92 % and logistic regression 91.93 %.
+Trains a classifier, Q1's encoder and a small head, and draws its loss, its accuracy and its mistakes. It reads 99.40 +-
+0.08 % of the test images (3 seeds), 99.47 +- 0.07 % when its answers are averaged over 16 warped copies of each; on
+pixels, 3 nearest neighbours read 96.92 % and logistic regression 91.93 %.
 
-    python q2_classifier.py    # 1.2 minutes on 2 CPU cores
+    python q2_classifier.py    # 1 minute on 2 CPU cores
 
 Needs nothing; fetches the data on first use.
 Writes config.json, metrics.jsonl, summary.json, model.pt, loss.png, accuracy.png, confusion.png and mistakes.png to
