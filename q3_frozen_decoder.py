@@ -1,11 +1,11 @@
 """Q3: what can a decoder recover from an encoder that was trained only to tell digits apart?
 
-Freezes Q2's encoder, trains a new decoder on its latents with Q1's recipe, and measures three claims against Q1:
-(a) the autoencoder's latents keep how a digit was written, the classifier's which digit it is; (b) Q1's reconstructions
+Freezes Q2's encoder, trains a new decoder on its latents with Q1's recipe, and measures three claims against Q1: (a)
+the autoencoder's latents keep how a digit was written, the classifier's which digit it is; (b) Q1's reconstructions
 vary more within a digit; (c) the digits are about equally well separated, or slightly better in Q3. Controls: a random
-frozen encoder with a decoder of its own, and PCA. All three hold in each of 3 seeds: test MSE is 0.0366 +- 0.0006 against
-Q1's 0.0087; reconstructions keep 0.55 of the standard deviation within a digit, Q1's 0.92; their Fisher ratio is 0.90
-against 0.33, which is far more than the "slightly" of the report.
+frozen encoder with a decoder of its own, and PCA. All three hold in each of 3 seeds: test MSE is 0.0366 +- 0.0006
+against Q1's 0.0087; reconstructions keep 0.55 of the standard deviation within a digit, Q1's 0.92; their Fisher ratio
+is 0.90 against 0.33, which is far more than the "slightly" of the report.
 
     python q3_frozen_decoder.py           # 1 minute on 2 CPU cores
     python q3_frozen_decoder.py --wide    # 1.5 minutes: a decoder of four times the weights gains little

@@ -2,8 +2,8 @@
 
 Trains the classifier and the autoencoder on few examples: on several class-balanced draws of the labelled images, and
 on `first`, the first training images. They read 80.5 +- 2.6 % of the test images without augmentation and 95.5 +- 0.8 %
-with it (100 labels, 15 draws, 5 of each of 3 seeds). The settings, those of common/few_shot.py, were chosen on the validation images
-with other draws.
+with it (100 labels, 15 draws, 5 of each of 3 seeds). The settings, those of common/few_shot.py, were chosen on the
+validation images with other draws.
 
     python q4_few_shot.py    # 1.2 minutes on 2 CPU cores
 

@@ -2,10 +2,10 @@
 
 Trains Q4's classifier on Q4's draws, with an encoder that starts from Q1's weights: frozen, fine-tuned, and fine-tuned
 on labels that spread over the unlabelled images, along neighbours in the latents of Q1 and of its variant that undoes
-warps. Every difference is paired, draw by draw. Fine-tuning gains 7.71 points without augmentation (95 % interval 6.65 to
-8.76) and 0.37 with it (0.15 to 0.59); on spread labels the classifier reads 98.06 +- 0.16 % of the test images, 98.34 +-
-0.16 % averaged over warped copies of each (100 labels, 15 balanced draws, 5 of each of 3 seeds). The settings, those of
-common/few_shot.py, were chosen on the validation images with other draws.
+warps. Every difference is paired, draw by draw. Fine-tuning gains 7.71 points without augmentation (95 % interval 6.65
+to 8.76) and 0.37 with it (0.15 to 0.59); on spread labels the classifier reads 98.06 +- 0.16 % of the test images,
+98.34 +- 0.16 % averaged over warped copies of each (100 labels, 15 balanced draws, 5 of each of 3 seeds). The settings,
+those of common/few_shot.py, were chosen on the validation images with other draws.
 
     python q5_transfer.py            # 2.3 minutes on 2 CPU cores
     python q5_transfer.py --curve    # 6 minutes, also from 1 to 100 labels per digit
