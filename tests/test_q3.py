@@ -97,7 +97,7 @@ def test_a_checkpoint_of_another_dataset_names_the_command(config):
 
 def test_a_checkpoint_of_another_shape_or_kind_is_refused(config):
     save_upstream(q2_classifier, config.output_dir, latent_dim=5)
-    with pytest.raises(ValueError, match=r"python q2_classifier\.py ` and Q1's --latent-dim"):
+    with pytest.raises(ValueError, match=r"python q2_classifier\.py` and Q1's --latent-dim"):
         q3_frozen_decoder.main(config)
     path = config.output_dir / "q2_classifier" / "model.pt"
     path.write_bytes((config.output_dir / "q1_autoencoder" / "model.pt").read_bytes())
