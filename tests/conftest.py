@@ -1,5 +1,9 @@
 """The synthetic digits as fixtures."""
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: the tests run side by side, a process per core
+
 import pytest
 
 from tests import synthetic

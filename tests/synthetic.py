@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import multiprocessing.forkserver
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,7 @@ def _child(script: str, arguments: list[str], contents: dict, printed: Path, pre
     output = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts with &
     patch = pytest.MonkeyPatch()
     make_known(patch, contents)
     make_small(patch)
