@@ -21,9 +21,9 @@ SCRIPTS = ("q1_autoencoder", "q1_autoencoder-undo", "q2_classifier", "q3_frozen_
 TINY = "--draws 2 --shots 2 --plain-iterations 40 --iterations 60 --batch-size 10"
 OPTIONS = {
     "q1_autoencoder": "--epochs 3",
-    "q1_autoencoder-undo": "--undo-epochs 2 --undo",
+    "q1_autoencoder-undo": "--undo-epochs 4 --undo",
     "q2_classifier": "--epochs 3",
-    "q3_frozen_decoder": "--epochs 2",
+    "q3_frozen_decoder": "--epochs 6",
     "q4_few_shot": TINY,
     "q5_transfer": f"{TINY} --spread-epochs 2",
 }
