@@ -124,8 +124,8 @@ def main(folder: Path) -> None:
         assert not missing, f"{script} did not write {missing}"
     few, transfer = (json.loads((folders[name] / "summary.json").read_text()) for name in FEW_SHOT_FIGURES)
     assert transfer["draws"]["scratch/plain"] == few["draws"]["scratch/plain"]
-    gain = transfer["paired"]["fine-tuned/plain - scratch/plain"]["mean"]
-    assert gain > 0, f"Q1's encoder is no gain without augmentation: {gain}"
+    gain = transfer["paired"]["frozen/plain - random frozen/plain"]["mean"]
+    assert gain > 0.1, f"Q1's encoder is hardly better than a random one: {gain}"
     print("end to end: every promise holds")
 
 
