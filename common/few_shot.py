@@ -122,9 +122,8 @@ def fit_classifier(
     examples, epochs = repeated(few, options, regime)
     splits = {"examples": few, "test": dataset.test} if evaluated else {}
     trained, transform = model, STRONG_WARP if regime == "augmented" else None
-    is_frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())
     before = digest(model.encoder)
-    if is_frozen:
+    if is_frozen(model.encoder):
         if transform:
             warps = run.generator(draw.seed, "warps", few.images.device)
             examples, transform = Split(transform(examples.images, warps), examples.labels), None
@@ -144,9 +143,14 @@ def fit_classifier(
         transform=transform,
         snapshot=snapshot,
     )
-    if is_frozen and digest(model.encoder) != before:
+    if is_frozen(model.encoder) and digest(model.encoder) != before:
         raise run.RunError("the frozen encoder changed in training; no result was written")
     return history
+
+
+def is_frozen(encoder: Encoder) -> bool:
+    """Return whether nothing in an encoder is to be trained."""
+    return not any(parameter.requires_grad for parameter in encoder.parameters())
 
 
 def latents(encoder: Encoder, split: Split) -> Split:
@@ -220,7 +224,7 @@ def classify(
             draw,
             dataset,
             options,
-            averaged=evaluated and regime == "augmented" and model.encoder.training,  # not of a frozen encoder
+            averaged=evaluated and regime == "augmented" and not is_frozen(model.encoder),
         )
 
     jobs = [(start, regime, draw) for start in starts for regime in REGIMES for draw in drawn]
