@@ -170,7 +170,7 @@ def alike(output_dir: Path, script: str) -> list[Path]:
 
 def numbers(output_dir: Path) -> dict[str, dict[str, Any]]:
     """Return every quoted number over the seeds that are there: "q1_autoencoder/test/mse" -> mean, std (None for one
-    value), n, unit, split. Of Q4 and Q5 the values are those of all draws of all seeds, of the others one per seed.
+    value), n, unit, split. What Q4 and Q5 keep by draw counts every draw of every seed, all else one value per seed.
     """
     values: dict[str, list[float]] = {}
     entries: dict[str, dict] = {}
@@ -254,6 +254,7 @@ def write(output_dir: Path) -> Path:
         spread=f"{seeds} seeds, ± is the standard deviation over seeds, in Q4 and Q5 over the draws of all seeds"
         if seeds > 1
         else "one seed, ± in Q4 and Q5 is the standard deviation over draws",
+        seed=some["options"]["seed"],
         missing=missing,
         questions=questions,
         anchors=ANCHORS,

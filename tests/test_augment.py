@@ -2,8 +2,9 @@ import numpy
 import pytest
 import scipy.ndimage
 import torch
+from torch import nn
 
-from common.augment import warp
+from common.augment import Averaged, warp
 
 STILL = {"rotation": 0.0, "scale": 0.0, "shear": 0.0, "shift": 0.0, "elastic": 0.0}
 CENTRE = 13.5  # of pixel coordinates 0 to 27
@@ -212,3 +213,17 @@ def test_all_parts_together_move_no_pixel_of_the_middle_far():
     both = numpy.abs((origins(300, **strengths) - GRID)[middle])
     assert both.max() < 3.8 + 4.5  # 4.5 standard deviations
     assert both.mean() > affine.mean() > 0.5
+
+
+def test_averaged_answers_are_the_mean_of_the_probabilities_over_image_and_warps():
+    images = some_images(3)
+    weights = torch.randn(784, 10, generator=seeded(2)) / 5
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(784, 10, bias=False))
+    classifier[1].weight.data = weights.T.contiguous()
+    generator = torch.Generator().manual_seed(0)
+    shown = [images, warp(images, generator), warp(images, generator)]
+    expected = sum(torch.softmax(each.flatten(1) @ weights, 1) for each in shown) / 3
+    averaged = Averaged(classifier.eval(), 2)
+    assert torch.allclose(averaged(images).exp(), expected, atol=1e-6)
+    assert torch.equal(averaged(images), averaged(images)), "one classifier always gets one answer"
+    assert not averaged.training

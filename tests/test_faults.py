@@ -113,20 +113,22 @@ def test_resuming_with_other_options_is_refused_and_without_resume_it_starts_afr
     assert stress.contents(results) == stress.contents(whole[0] / "outputs" / "q2_classifier")
 
 
-@pytest.mark.parametrize("script", ["q2_classifier", "q4_few_shot"])
-def test_ctrl_c_ends_soon_keeps_what_is_complete_and_says_how_to_go_on(script, folder, raw_contents):
-    process = synthetic.started(
-        script, raw_contents, folder, *("--epochs 999" if script[1] == "2" else "--iterations 99999").split()
-    )
+@pytest.mark.parametrize(
+    ("script", "option", "until"),
+    [("q2_classifier", "--epochs", run.SNAPSHOT), ("q4_few_shot", "--plain-iterations", run.UNFINISHED)],
+)
+def test_ctrl_c_ends_soon_keeps_what_is_complete_and_says_how_to_go_on(script, option, until, folder, raw_contents):
+    process = synthetic.started(script, raw_contents, folder, option, "99999")  # minutes, in Q4 within one epoch
     deadline = time.monotonic() + 60
-    while not list(folder.rglob(f"*{run.SNAPSHOT}")) and time.monotonic() < deadline:
+    while not list(folder.rglob(f"*{until}")) and time.monotonic() < deadline:
         time.sleep(0.05)
+    time.sleep(1)  # Q4's threads are at work
     os.kill(process.pid, signal.SIGINT)
     process.join(20)  # a hang, not a time: the machine is shared
     process.kill()
     assert process.exitcode == 130
     assert "--resume" in line(folder)
-    assert list(folder.rglob(f"*{run.SNAPSHOT}")) and not list(folder.rglob(f"{run.BESIDE}*"))
+    assert list(folder.rglob(f"*{until}")) and not list(folder.rglob(f"{run.BESIDE}*"))
 
 
 def _limit(size: int) -> None:

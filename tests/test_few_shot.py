@@ -311,6 +311,15 @@ def test_killed_runs_go_on_at_the_draw_they_were_in(classify, tmp_path, monkeypa
     assert resumed < sum(steps) / 2  # two or one of the six runs were left
 
 
+def test_what_is_measured_does_not_depend_on_whether_a_run_was_resumed(classify):
+    def start(draw):
+        return Encoder(generator=run.generator(draw.seed, "encoder")).eval()  # as a checkpoint is loaded
+
+    found = few_shot.metrics_by_draw(classify(start))
+    assert "averaged_accuracy" in found["start/augmented"]["draw 1"]["test"]
+    assert few_shot.metrics_by_draw(classify(start)) == found  # from the snapshots of finished training
+
+
 def test_smoothing_changes_the_loss_and_not_the_metric():
     logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
     loss, metrics = classification_loss(lambda _: logits, torch.zeros(1), labels, smoothing=0.3)

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 
@@ -184,3 +185,17 @@ def test_a_collapsed_decoder_is_refused(config, monkeypatch):
     with pytest.raises(run.RunError, match="collapsed"):
         q3_frozen_decoder.main(config)
     assert not (config.output_dir / "q3_frozen_decoder" / "model.pt").exists()
+
+
+def test_the_wide_decoder_has_four_times_the_weights_and_a_folder_of_its_own(config, monkeypatch):
+    def seen(decoder, *_, **__):
+        raise KeyboardInterrupt(decoder)
+
+    monkeypatch.setattr(train, "fit", seen)
+    counts = []
+    for wide, name in ((False, "q3_frozen_decoder"), (True, "q3_frozen_decoder-wide")):
+        with pytest.raises(KeyboardInterrupt) as error:
+            q3_frozen_decoder.main(dataclasses.replace(config, wide=wide))
+        counts.append(sum(weights.numel() for weights in error.value.args[0].parameters()))
+        assert (config.output_dir / name).exists()
+    assert 3.5 < counts[1] / counts[0] < 4.5

@@ -457,6 +457,12 @@ def test_provenance_holds_what_a_result_depends_on():
     }
 
 
+def test_provenance_names_no_path_of_the_machine_inside_the_repository():
+    options = run.Options(output_dir=Path("/elsewhere"))
+    written = run.provenance(options, "q1_autoencoder.py", torch.device("cpu"), "fingerprint", {})["options"]
+    assert (written["data_dir"], written["output_dir"]) == ("data", "/elsewhere")
+
+
 @pytest.fixture
 def git(tmp_path, monkeypatch):
     """Make run.REPOSITORY a folder of its own, and return a function that runs git there."""

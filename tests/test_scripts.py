@@ -7,7 +7,8 @@ import torch
 
 import q1_autoencoder
 import q2_classifier
-from common import checkpoint, data, run
+from common import checkpoint, data, run, train
+from common.augment import STRONG_WARP
 from common.losses import reconstruction_loss
 from tests import synthetic
 
@@ -138,6 +139,31 @@ def test_augmentation_is_an_option(data_dir, tmp_path):
         q2_classifier.main(tiny(q2_classifier, data_dir, tmp_path, epochs=1, augment=augment))
         weights.append(checkpoint.load(tmp_path / "q2_classifier" / "model.pt").model.state_dict())
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_undoing_variant_is_shown_warped_images_and_asked_for_the_unwarped_in_a_folder_of_its_own(
+    data_dir, tmp_path, monkeypatch
+):
+    def seen(model, loss_fn, examples, evaluated, **settings):
+        raise KeyboardInterrupt(examples, evaluated, settings)
+
+    monkeypatch.setattr(train, "fit", seen)
+    dataset = data.load("mnist", data_dir)
+    for undo, name in ((True, "q1_autoencoder-undo"), (False, "q1_autoencoder")):
+        with pytest.raises(KeyboardInterrupt) as error:
+            q1_autoencoder.main(tiny(q1_autoencoder, data_dir, tmp_path / name, undo=undo, undo_epochs=5))
+        examples, evaluated, settings = error.value.args
+        assert [path.name for path in (tmp_path / name).iterdir()] == [name]
+        assert settings["transform"] is (STRONG_WARP if undo else None) and settings["epochs"] == (5 if undo else 2)
+        assert torch.equal(examples.images, dataset.train.images)
+        assert torch.equal(examples.labels, dataset.train.images), "what is to come out is never warped"
+        assert torch.equal(evaluated["validation"].labels, dataset.validation.images)
+
+
+def test_hidden_relu_is_an_option(script):
+    for hidden_relu in (True, False):
+        encoder = script.build(script.Config(hidden_relu=hidden_relu)).encoder
+        assert isinstance(encoder.linear[1], torch.nn.ReLU) == hidden_relu
 
 
 def test_other_sizes_and_options_reach_the_model(script, data_dir, tmp_path):
