@@ -1,288 +1,151 @@
 """Q3: what can a decoder recover from an encoder that was trained only to tell digits apart?
 
-Freezes Q2's encoder, trains a new decoder on its latents with Q1's recipe, and measures three claims against Q1: (a)
-the autoencoder's latents keep how a digit was written, the classifier's which digit it is; (b) Q1's reconstructions
-vary more within a digit; (c) the digits are about equally well separated, or slightly better in Q3. Controls: a random
-frozen encoder with a decoder of its own, and PCA. All three hold in each of 3 seeds: test MSE is 0.0366 +- 0.0006
-against Q1's 0.0087; reconstructions keep 0.55 of the standard deviation within a digit, Q1's 0.92; their Fisher ratio
-is 0.90 against 0.33, which is far more than the "slightly" of the report.
+Freezes Q2's encoder, trains a new decoder on its latents with Q1's recipe, and measures the report's three claims
+against Q1, beside PCA and a random frozen encoder with a decoder likewise trained: NUMBERS
 
     python q3_frozen_decoder.py           # 1 minute on 2 CPU cores
     python q3_frozen_decoder.py --wide    # 1.5 minutes: a decoder of four times the weights gains little
 
-Needs the checkpoints of q1_autoencoder.py and q2_classifier.py in the same output folder.
-Writes config.json, metrics.jsonl, summary.json, model.pt, table.md, loss.png, reconstructions.png, comparison.png,
-claim_a.png, claim_b.png, claim_b_digits.png and claim_c.png to <output-dir>/q3_frozen_decoder/.
+Needs the results of q1_autoencoder.py and q2_classifier.py in the same output folder.
+Writes config.json, metrics.jsonl, summary.json, model.safetensors and *.png to <output-dir>/q3_frozen_decoder/, with
+--wide to <output-dir>/q3_wide/.
 """
 
 import dataclasses
-import re
-import time
+from functools import partial
+from pathlib import Path
 
-import numpy
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from torch import Tensor
+from torch import Tensor, nn
 
 from common import checkpoint, data, plots, representation, run, train
-from common.losses import reconstruction_loss, refuse_collapse
+from common.losses import minimised, reconstruction_errors, refuse_collapse
 from common.models import Autoencoder, Classifier, Decoder, Encoder, digest, frozen, pixels
 
-EXAMPLES = 3  # of each digit in comparison.png
-ABOUT_THE_SAME = 0.05  # (c) allows Q3's separation to fall short of Q1's by this fraction
+ROWS_SHOWN = 3  # images of each digit in comparison.png
+# Figure -> the claim, and measure -> its panel and how Q3 must compare with Q1 for the claim to hold.
+CLAIMS = {
+    "claim_a.png": (
+        "(a) Q1's latents keep how a digit was written, Q3's which digit it is",
+        {
+            "within_digit_variance_explained": ("variance within a digit\nexplained (1: all)", "lower"),
+            "slant_neighbours_r2": ("slant within a digit,\nneighbours, R²", "lower"),
+            "thickness_neighbours_r2": ("thickness within a digit,\nneighbours, R²", "lower"),
+            "linear_probe_accuracy": ("which digit, linear probe,\naccuracy", "higher"),
+        },
+    ),
+    "claim_b.png": (
+        "(b) Variability within a digit is higher in Q1",
+        {
+            "within_class_std_ratio": ("reconstructions: standard\ndeviation kept (1: all)", "lower"),
+            "latent_within_class_share": ("latents: within-digit\nshare of the variance", "lower"),
+        },
+    ),
+    "claim_c.png": (
+        "(c) Digits are at least about as well separated in Q3",
+        {
+            "reading_accuracy": ("reconstructions: accuracy\nof an independent reader", "not lower"),
+            "latent_silhouette": ("latents: silhouette\n(1: far apart)", "not lower"),
+        },
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
     wide: bool = False
-    """A decoder of twice the widths, four times the weights, as a control; results go to q3_frozen_decoder-wide."""
+    """A decoder of twice the widths, four times the weights, as a control; results go to q3_wide."""
     epochs: int = 3
     """Passes over the latents of the 55,000 training images, for each of the two decoders."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        run.require(self, "epochs", least=1, most=10**9)
 
-
-def measure(
-    dataset: data.Dataset, latents: dict[str, tuple], drawn: dict[str, NDArray], seed: int
-) -> dict[str, dict[str, float]]:
-    """Return all measures of each representation: name -> measure -> value.
-
-    ``latents``: name -> train (55,000, D) and test latents; ``drawn``: name -> reconstructions of the test images. The
-    originals, as their own reconstructions, show what the best possible reconstruction would give.
+def build(config: Config, encoder: Encoder) -> Autoencoder:
+    """Put a new decoder, Q1's from the same initial weights, on an encoder that is frozen: it was made for another
+    purpose, and what it has kept for that is the question. Only the decoder trains.
     """
-    (train_images, train_labels), (images, labels) = (
-        (split.images.cpu().numpy(), split.labels.cpu().numpy()) for split in (dataset.train, dataset.test)
-    )
-    train_writing, writing = representation.handwriting(train_images), representation.handwriting(images)
-    classifier = representation.pixel_classifier(train_images, train_labels)
-    measures = {}
-    for name, pictures in {"originals": images, **drawn}.items():
-        found = {"l1": float(abs(pictures - images).mean()), "mse": float(((pictures - images) ** 2).mean())}
-        found["reading_accuracy"] = representation.reading_accuracy(classifier, pictures, labels)
-        found |= representation.reconstruction_measures(pictures, images, labels, seed=seed)
-        if name in latents:
-            of_latents = representation.latent_measures(
-                latents[name][0], train_labels, train_writing, latents[name][1], labels, writing, seed=seed
-            )
-            found |= {f"latent_{measure}": value for measure, value in of_latents.items()}
-        measures[name] = found
-    return measures
+    sizes = dict(encoder.arguments)
+    if config.wide:
+        sizes |= {"channels": tuple(2 * width for width in sizes["channels"]), "hidden": 2 * sizes["hidden"]}
+    return Autoencoder(frozen(encoder), Decoder(**sizes, generator=run.generator(config.seed, "decoder")))
 
 
-# Claim -> what is said, the measure, and how Q3 must compare with Q1: above, below, or no more than 5 % short.
-CLAIMS = {
-    "(a) Q1's latents keep how a digit was written, Q3's which digit it is": [
-        ("test MSE", "mse", "above"),
-        ("R^2 within a digit of slant", "latent_slant_within_digit_r2", "below"),
-        ("of thickness", "latent_thickness_within_digit_r2", "below"),
-        ("of size", "latent_size_within_digit_r2", "below"),
-        ("linear probe", "latent_linear_probe_accuracy", "above"),
-    ],
-    "(b) variability within a digit is higher in Q1": [
-        ("standard deviation within a digit that reconstructions keep", "within_class_std_ratio", "below"),
-        ("within-digit share of the latents' variance", "latent_within_class_share", "below"),
-    ],
-    "(c) digits are at least about as well separated in Q3": [
-        ("Fisher ratio of reconstructions", "fisher_ratio", "not short"),
-        ("independent classifier's accuracy on them", "reading_accuracy", "not short"),
-        ("silhouette of latents", "latent_silhouette", "not short"),
-    ],
-}
+def loss(model: nn.Module, inputs: Tensor, targets: Tensor, minimise: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what is minimised, and all scores."""
+    logits = model(inputs)  # (B, D) -> (B, 1, 28, 28)
+    # Means over B * 784 pixels x, with p = sigmoid(logits): mse (p - x)^2, l1 |p - x|, bce -x log p - (1-x) log(1-p).
+    errors = reconstruction_errors(logits, targets)
+    # Q1's, so that the encoder is all that differs from it.
+    return minimised(errors, targets, minimise), errors
 
 
-# Measure -> title of its panel.
-PANELS_A = {
-    "mse": "MSE per pixel (low: more kept)",
-    "variance_kept": "variance kept (1: all)",
-    "latent_slant_within_digit_r2": "slant within a digit, R^2",
-    "latent_thickness_within_digit_r2": "thickness within a digit, R^2",
-    "latent_size_within_digit_r2": "size within a digit, R^2",
-    "latent_linear_probe_accuracy": "linear probe, accuracy",
-    "latent_knn_accuracy": "5 nearest neighbours, accuracy",
-    "latent_class_mean_accuracy": "nearest class mean, accuracy",
-}
-PANELS_B = {
-    "latent_within_class_share": "latents: within-digit share\nof the variance",
-    "within_class_std_ratio": "reconstructions: within-digit\nstandard deviation kept",
-    "class_mean_distance_ratio": "reconstructions: distance to the\nmean image kept",
-}
-SEPARATION = {
-    "nc1": "NC1 (low: apart)",
-    "cdnv": "CDNV (low: apart)",
-    "directional_cdnv": "directional\nCDNV (low: apart)",
-    "fisher_ratio": "Fisher ratio\n(high: apart)",
-    "silhouette": "silhouette\n(high: apart)",
-}
-PANELS_C = {
-    **{f"latent_{name}": f"latents: {title}" for name, title in SEPARATION.items()},
-    "reading_accuracy": "reconstructions: independent\nclassifier's accuracy",
-    **{name: f"reconstructions: {title}" for name, title in SEPARATION.items()},
-}
-
-
-def verdicts(q1: dict[str, float], q3: dict[str, float]) -> list[str]:
-    """Say of each claim whether it holds, worded from the numbers: it holds if every comparison does."""
-    sentences = []
-    for claim, comparisons in CLAIMS.items():
-        texts, holds = [], True
-        for what, name, wanted in comparisons:
-            before, after = q1[name], q3[name]
-            short = after < before - ABOUT_THE_SAME * abs(before)
-            right = {"above": after > before, "below": after < before, "not short": not short}[wanted]
-            texts.append(f"{what} {before:.3g} in Q1, {after:.3g} in Q3" + ("" if right else " (against the claim)"))
-            holds = holds and right
-        sentences.append(f"{claim}: {'holds' if holds else 'does not hold'}; " + "; ".join(texts))
-    return sentences
-
-
-def table(measures: dict[str, dict[str, float]]) -> str:
-    """Return all measures as a Markdown table, a row per measure and a column per representation."""
-    rows = list(dict.fromkeys(name for column in measures.values() for name in column))
-    lines = [["measure", *measures], ["---"] * (len(measures) + 1)]
-    lines += [[row, *(f"{column[row]:.4g}" if row in column else "" for column in measures.values())] for row in rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def panels(measures: dict[str, dict[str, float]], names: dict[str, str]) -> dict[str, dict[str, float]]:
-    """Return what plots.bars draws: a title for each measure in ``names`` -> representation -> value."""
-    return {
-        title: {column: found[name] for column, found in measures.items() if name in found}
-        for name, title in names.items()
-    }
+def figures(
+    folder: Path, config: Config, history: list[dict], minimise: str, reconstructions: dict[str, NDArray],
+    measures: dict[str, dict[str, float]], test: data.Split,
+) -> dict[str, str]:  # fmt: skip
+    """Plot what the question asks to see; return the titles by file."""
+    titles = {
+        "loss.png": "Q3 decoder on the frozen classifier encoder: loss over training iterations",
+        "comparison.png": f"{ROWS_SHOWN} random test images of each digit, reconstructed by Q1 and by Q3",
+    } | {name: f"{claim}; {len(test):,} test images" for name, (claim, _) in CLAIMS.items()}
+    plots.plot_curves(folder / "loss.png", history, minimise, titles["loss.png"])
+    rows = data.balanced(test.targets, ROWS_SHOWN, config.seed).view(ROWS_SHOWN, 10)
+    blocks = [{name: torch.from_numpy(reconstructions[name][row]) for name in ("original", "Q1", "Q3")} for row in rows]
+    plots.plot_reconstructions(folder / "comparison.png", blocks, torch.arange(10), titles["comparison.png"])
+    for name, (_, panels) in CLAIMS.items():
+        shown = {
+            panel: {model: found[measure] for model, found in measures.items() if measure in found}
+            for measure, (panel, _) in panels.items()
+        }
+        plots.plot_bars(folder / name, shown, titles[name], reference="original")
+    return titles
 
 
 def main(config: Config) -> dict:
-    """Freeze, train, save, reload, measure, draw; return the summary."""
-    started = time.perf_counter()
-    device = run.device(config)
-    paths = [config.output_dir / script / "model.pt" for script in ("q1_autoencoder", "q2_classifier")]
-    q1 = checkpoint.load(paths[0], Autoencoder, config.dataset)
-    q2 = checkpoint.load(paths[1], Classifier, config.dataset)
+    """Load, build, train, save, reload, measure, plot; return the summary."""
+    step = run.start(config, "q3_wide" if config.wide else "q3_frozen_decoder", ("q1_autoencoder", "q2_classifier"))
+    q1 = checkpoint.load(config.output_dir / "q1_autoencoder" / "model.safetensors", Autoencoder)
+    q2 = checkpoint.load(config.output_dir / "q2_classifier" / "model.safetensors", Classifier)
     sizes = q2.model.encoder.arguments
     if q1.model.encoder.arguments != sizes:
-        raise ValueError(
-            f"the encoders differ: got {q1.model.encoder.arguments} in Q1 and {sizes} in Q2, expected the same: make"
-            f" Q2's with `python q2_classifier.py` and Q1's --latent-dim and --hidden-relu"
-        )
-    dataset = data.load(config.dataset, config.data_dir, device)
-    upstream = {path: saved.sha256 for path, saved in zip(paths, (q1, q2), strict=True)}
-    provenance = run.provenance(config, __file__, device, dataset.fingerprint, upstream)
-    folder = run.start(config, "q3_frozen_decoder-wide" if config.wide else __file__, provenance)
-
-    recipe = q1.config
-
-    def loss_fn(decoder: Decoder, latents: Tensor, images: Tensor) -> tuple[Tensor, dict]:
-        return reconstruction_loss(decoder, latents, images, recipe["loss"])
+        raise run.InputError(f"got an encoder of {q1.model.encoder.arguments} in Q1, {sizes} in Q2: make them alike")
+    dataset = data.load(config.dataset, config.data_dir, step.device)
 
     random = Encoder(**sizes, generator=run.generator(config.seed, "random encoder"))
-    encoders = {"Q3": q2.model.encoder, "random encoder": random}
-    decoder_sizes = dict(sizes)
-    if config.wide:
-        decoder_sizes |= {"channels": tuple(2 * width for width in sizes["channels"]), "hidden": 2 * sizes["hidden"]}
-    models, histories, digests, latents = {}, {}, {}, {}
-    for name, encoder in encoders.items():
-        frozen(encoder.to(device, memory_format=torch.channels_last))
-        digests[name] = [digest(encoder)]
-        encoded = train.encode(encoder, dataset)
-        decoder = Decoder(**decoder_sizes, generator=run.generator(config.seed, "decoder"))
-        decoder.to(device, memory_format=torch.channels_last)
-        histories[name] = train.fit(
-            decoder,
-            loss_fn,
-            encoded.train,
-            encoded.held_out,
-            epochs=config.epochs,
-            batch_size=recipe["batch_size"],
-            learning_rate=recipe["learning_rate"],
-            weight_decay=recipe["weight_decay"],
-            matrix_learning_rate=recipe["matrix_learning_rate"],
-            seed=config.seed,
-            snapshot=folder / f"{name.replace(' ', '_')}_{run.SNAPSHOT}",
-        )
-        digests[name].append(digest(encoder))
-        if digests[name][0] != digests[name][1]:
+    models = {"Q1": q1.model, "Q3": build(config, q2.model.encoder), "random encoder": build(config, random)}
+    loss_fn = partial(loss, minimise=q1.config["loss"])
+    recipe = ("batch_size", "learning_rate", "weight_decay", "matrix_learning_rate")  # Q1's
+    histories, codes = {}, {}
+    for name, model in models.items():
+        model.to(step.device, memory_format=torch.channels_last)
+        encoded = train.encode(model.encoder, dataset)  # once, for all epochs
+        codes[name] = [split.inputs.cpu().numpy() for split in (encoded.train, encoded.test)]
+        if name == "Q1":
+            continue  # it is trained
+        before = digest(model.encoder)
+        settings = {option: q1.config[option] for option in recipe} | {"epochs": config.epochs, "seed": config.seed}
+        histories[name] = train.fit(model.decoder, loss_fn, encoded.train, encoded.held_out, **settings)
+        if digest(model.encoder) != before:
             raise run.RunError(f"{name}: the frozen encoder changed in training; no result was written")
         refuse_collapse(histories[name][-1]["validation"]["mse"], dataset)
-        models[name] = Autoencoder(encoder, decoder)
-        latents[name] = (encoded.train.images.cpu().numpy(), encoded.test.images.cpu().numpy())
-    checkpoint.save(folder / "model.pt", models["Q3"], config, histories["Q3"][-1])
+    checkpoint.save(step.folder / "model.safetensors", models["Q3"], config, histories["Q3"][-1])
 
-    saved = checkpoint.load(folder / "model.pt")
-    models["Q3"] = saved.model.to(device, memory_format=torch.channels_last)
-    models["Q1"] = q1.model.to(device, memory_format=torch.channels_last)
-    images, labels = dataset.test.images, dataset.test.labels
-    latents["Q1"] = tuple(train.apply(models["Q1"].encoder, x).cpu().numpy() for x in (dataset.train.images, images))
-    names = ("Q1", "Q3", "random encoder")
-    drawn = {name: pixels(train.apply(models[name], images)).cpu().numpy() for name in names}
-    train_pixels, test_pixels = (x.flatten(1).cpu().numpy() for x in (dataset.train.images, images))
-    pca = PCA(sizes["latent_dim"], random_state=config.seed).fit(train_pixels)
-    pca_name = f"PCA-{sizes['latent_dim']}"
-    latents[pca_name] = (pca.transform(train_pixels), pca.transform(test_pixels))
-    drawn[pca_name] = pca.inverse_transform(latents[pca_name][1]).reshape(images.shape)
-    measuring = time.perf_counter()
-    measures = measure(dataset, latents, drawn, config.seed)
-    seconds_measuring = time.perf_counter() - measuring
+    saved = checkpoint.load(step.folder / "model.safetensors")
+    models["Q3"] = saved.model.to(step.device, memory_format=torch.channels_last)
+    images = dataset.test.inputs
+    reconstructions = {"original": images.cpu().numpy()}
+    reconstructions |= {name: pixels(train.apply(model, images)).cpu().numpy() for name, model in models.items()}
+    pca = f"PCA-{sizes['latent_dim']}"
+    both = dataset.train.inputs.cpu().numpy(), reconstructions["original"]
+    *codes[pca], reconstructions[pca] = representation.pca_code(*both, sizes["latent_dim"])
+    measures = representation.measure(dataset, codes, reconstructions, config.seed)
 
-    title = "Q3 decoder on the frozen classifier encoder"
-    loss = recipe["loss"]
-    plots.curves(folder / "loss.png", histories["Q3"], loss, f"{title}: loss over training iterations", run.UNITS[loss])
-    chosen = data.balanced(labels, EXAMPLES, config.seed).view(EXAMPLES, 10).to(images.device)
-    examples = [
-        {"original": images[picked].cpu()}
-        | {name: torch.from_numpy(drawn[name][picked.cpu()]) for name in ("Q1", "Q3")}
-        for picked in chosen
-    ]
-    plots.reconstructions(
-        folder / "reconstructions.png",
-        [{name: examples[0][name] for name in ("original", "Q3")}],
-        labels[chosen[0]],
-        f"{title}: example outputs",
-    )
-    plots.reconstructions(
-        folder / "comparison.png",
-        examples,
-        labels[chosen[0]],
-        f"{EXAMPLES} test images of each digit, drawn by seed: Q1 and Q3",
-    )
-    shown = {name: measures[name] for name in ("Q1", "Q3", "random encoder", pca_name)}
-    count = f"{len(images):,} test images"
-    plots.bars(folder / "claim_a.png", panels(shown, PANELS_A), f"(a) What {sizes['latent_dim']} numbers keep, {count}")
-    plots.bars(folder / "claim_b.png", panels(shown, PANELS_B), f"(b) Variability within a digit, {count}", columns=3)
-    plots.bars(folder / "claim_c.png", panels(shown, PANELS_C), f"(c) Separation between digits, {count}", columns=6)
-    ratio = "within_class_std_ratio"
-    plots.digit_lines(
-        folder / "claim_b_digits.png",
-        {name: numpy.array([found[f"{ratio}/{digit}"] for digit in range(10)]) for name, found in shown.items()},
-        f"(b) Variability that reconstructions keep, {count}",
-        "standard deviation within a digit,\nreconstructions over originals",
-        reference=1.0,
-    )
-    run.write(folder / "table.md", table(measures))
-
-    conclusions = verdicts(measures["Q1"], measures["Q3"])
-    summary = {
-        "metrics": run.quoted(measures["Q3"], "test") | run.quoted(histories["Q3"][-1]["validation"], "validation"),
-        "baselines": {
-            key: value
-            for name, found in measures.items()
-            if name != "Q3"
-            for key, value in run.quoted(found, "test", re.sub(r"\W", "_", name.lower())).items()
-        },
-        "verdicts": conclusions,
-        "encoder_digest": {name: dict(zip(("before", "after"), pair, strict=True)) for name, pair in digests.items()},
-        "seconds": time.perf_counter() - started,
-        "seconds_measuring": seconds_measuring,
-        "checkpoint_sha256": saved.sha256,
-    }
-    run.finish(folder, provenance, histories["Q3"], summary)
-    print(*conclusions, sep="\n")
-    errors = "; ".join(f"{name} MSE {found['mse']:.4f}, L1 {found['l1']:.4f}" for name, found in shown.items())
-    print(f"test {errors}")
-    print(f"figures and numbers: {folder}")
-    return summary
+    numbers = run.numbers("Q3", histories["Q3"][-1]["validation"], "validation")
+    for name, values in measures.items():
+        numbers += run.numbers(name, values, "test", ("mse", "within_digit_variance_explained"))
+    answer = [representation.verdict(*claim, measures["Q1"], measures["Q3"]) for claim in CLAIMS.values()]
+    titles = figures(step.folder, config, histories["Q3"], q1.config["loss"], reconstructions, measures, dataset.test)
+    return step.finish(dataset.fingerprint, histories["Q3"], numbers, titles, answer)
 
 
 if __name__ == "__main__":

@@ -1,207 +1,152 @@
 """Q4: how far do 100 labelled images go, from scratch?
 
-Trains the classifier and the autoencoder on few examples: on several class-balanced draws of the labelled images, and
-on `first`, the first training images. They read 80.5 +- 2.6 % of the test images without augmentation and 95.5 +- 0.8 %
-with it (100 labels, 15 draws, 5 of each of 3 seeds). The settings, those of common/few_shot.py, were chosen on the
-validation images with other draws.
+Trains the classifier and the autoencoder on few examples: on class-balanced random subsets of the training images, and
+on `first`, the first training images, which are not balanced. NUMBERS
 
     python q4_few_shot.py    # 1.2 minutes on 2 CPU cores
 
-Needs nothing; fetches the data on first use. Where q1_autoencoder.py has run, its test error stands beside.
-Writes config.json, metrics.jsonl, summary.json, a checkpoint of every run, loss.png, accuracy.png, comparison.png,
-autoencoder_loss.png, autoencoder_comparison.png and reconstructions.png to <output-dir>/q4_few_shot/.
+Needs nothing; fetches the data on first use.
+Writes config.json, metrics.jsonl, summary.json, a checkpoint of every fit and *.png to <output-dir>/q4_few_shot/.
 """
 
 import dataclasses
-import time
 from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 import torch
-from sklearn.decomposition import PCA
+import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from torch import Tensor
+from torch import Tensor, nn
 
-from common import checkpoint, data, few_shot, plots, run, train
-from common.few_shot import Draw, Outcome
-from common.losses import reconstruction_loss
-from common.models import Autoencoder, Decoder, Encoder, pixels
+from common import checkpoint, data, few_shot, plots, representation, run, train
+from common.augment import STRONG_WARP
+from common.few_shot import Outcome, Outcomes, Regime, Subset
+from common.losses import classification_scores, reconstruction_errors
+from common.models import Autoencoder, Classifier, Decoder, Encoder, Head, pixels
 
-CURVE_IMAGES = 2_000  # test images in the autoencoder's loss graph: all 10,000 would take longer than its training
+PIXEL_CLASSIFIERS = {
+    "nearest neighbour on pixels": KNeighborsClassifier(1),
+    "logistic regression on pixels": LogisticRegression(max_iter=1_000),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(few_shot.Options):
+class Config(run.Options):
+    subsets: int = 3
+    """Class-balanced labelled subsets, 2 to 999, beside `first`, the first training images."""
+    shots: int = 10
+    """Labelled images per digit."""
     latent_dim: int = 12
-    """Numbers between encoder and head, and encoder and decoder, 2 to 784; 12 is this repository's assumption."""
+    """Numbers that the encoder ends in, 2 to 784; 12 is this repository's assumption."""
     hidden_relu: bool = True
-    """ReLU between the two linear layers of encoder and decoder; the report names none."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        run.require(self, "latent_dim", least=2, most=784)
-
-
-def scratch(draw: Draw, config: Config) -> Encoder:
-    """Return an encoder that has seen nothing."""
-    return Encoder(config.latent_dim, hidden_relu=config.hidden_relu, generator=run.generator(draw.seed, "encoder"))
-
-
-def loss_fn(model: Autoencoder, images: Tensor, labels: Tensor) -> tuple[Tensor, dict]:
-    """Return the autoencoder's loss, Q1's default."""
-    return reconstruction_loss(model, images, images, "bce")
-
-
-def autoencode(draw: Draw, dataset: data.Dataset, config: Config, folder: Path) -> Outcome:
-    """Train an autoencoder on the images of a draw, save, reload and measure it."""
-    name = f"autoencoder_{draw.name}".replace(" ", "_")
-    few = dataset.train[draw.indices]
-    encoder = scratch(draw, config)
-    model = Autoencoder(encoder, Decoder(**encoder.arguments, generator=run.generator(draw.seed, "decoder")))
-    model.to(few.images.device, memory_format=torch.channels_last)
-    examples, epochs = few_shot.repeated(few, config, "plain")
-    history = train.fit(
-        model,
-        loss_fn,
-        examples,
-        {"examples": few, "test": dataset.test[:CURVE_IMAGES]},
-        epochs=epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        seed=draw.seed,
-        snapshot=folder / f"{name}_{run.SNAPSHOT}",
-    )
-    return few_shot.outcome(folder / f"{name}.pt", model, history, loss_fn, draw, dataset, config)
+    """ReLU between two linear layers that follow one another; the report names none."""
+    plain_iterations: int = 300
+    """Training iterations without augmentation, about: each image is seen equally often."""
+    iterations: int = 1_000
+    """Training iterations with augmentation, about."""
+    batch_size: int = 50
+    """Images per training iteration."""
+    learning_rate: float = 5e-3
+    """Peak of the one-cycle schedule for a layer of fan-in 128; lower it if the loss is not finite."""
+    plain_weight_decay: float = 1.0
+    """AdamW's decoupled weight decay of a classifier without augmentation."""
+    weight_decay: float = 0.1
+    """AdamW's decoupled weight decay with augmentation, and of an autoencoder."""
+    label_smoothing: float = 0.1
+    """Weight that the loss, not the metric, takes from the label and gives to all classes alike."""
 
 
-def pixel_baselines(few: data.Split, test: data.Split) -> dict[str, dict[str, float]]:
-    """Return the test accuracy of classifiers that know only the pixels of the labelled images."""
-    baselines = {
-        "nearest_neighbour": KNeighborsClassifier(1),
-        "logistic_regression": LogisticRegression(max_iter=1_000),
+def build(config: Config, variant: str, subset: Subset) -> Classifier | Autoencoder:
+    """Compose an encoder that has seen nothing with a head, or with its mirror image; everything trains."""
+    sizes = {"latent_dim": config.latent_dim, "hidden_relu": config.hidden_relu}
+    encoder = Encoder(**sizes, generator=run.generator(subset.seed, "encoder"))
+    if variant == "autoencoder":
+        return Autoencoder(encoder, Decoder(**sizes, generator=run.generator(subset.seed, "decoder")))
+    return Classifier(encoder, Head(config.latent_dim, generator=run.generator(subset.seed, "head")))
+
+
+def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what is minimised, and all scores."""
+    logits = model(inputs)  # (B, 10), of an autoencoder (B, 1, 28, 28)
+    if isinstance(model, Autoencoder):
+        errors = reconstruction_errors(logits, targets)
+        return errors["bce"], errors  # -x log p - (1 - x) log(1 - p), p = sigmoid(logits), a mean over B * 784 pixels
+    # A mean over B of -sum t log softmax(logits) over the classes: t is 1 on the label, less what smoothing shares out
+    # (Szegedy et al. 2016). The scores are against the true labels.
+    smoothed = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
+    return smoothed, classification_scores(logits, targets)
+
+
+def figures(folder: Path, outcomes: Outcomes, few: data.Split, test: data.Split) -> dict[str, str]:
+    """Plot what the question asks to see; return the titles by file."""
+    count = f"{len(few)} labelled images"
+    titles = {
+        "loss.png": f"Q4 classifier from scratch on {count}: loss over training iterations",
+        "accuracy.png": f"Q4 classifier from scratch on {count}: accuracy over training iterations",
+        "comparison.png": f"Q4: what {count} are worth from scratch, beside classifiers that know only their pixels",
+        "autoencoder_loss.png": f"Q4 autoencoder on {count}: loss over training iterations",
+        "reconstructions.png": f"Q4 autoencoder on {count}: reconstructions of these and of test images",
     }
-    few_pixels, test_pixels = (split.images.flatten(1).cpu().numpy() for split in (few, test))
-    few_labels, test_labels = (split.labels.cpu().numpy() for split in (few, test))
-    return {
-        name: {"accuracy": baseline.fit(few_pixels, few_labels).score(test_pixels, test_labels)}
-        for name, baseline in baselines.items()
-    }
-
-
-def pca_errors(few: data.Split, test: data.Split, dimensions: int) -> dict[str, float]:
-    """Return L1 and MSE per pixel of test images redrawn from principal components of the few images."""
-    pca = PCA(min(dimensions, len(few)), random_state=0).fit(few.images.flatten(1).cpu().numpy())
-    images = test.images.flatten(1).cpu().numpy()
-    differences = pca.inverse_transform(pca.transform(images)) - images
-    return {"l1": float(abs(differences).mean()), "mse": float((differences**2).mean())}
-
-
-def verdicts(outcomes: few_shot.Outcomes) -> list[str]:
-    """Say of each variant what the balanced draws reach and by how much they over-fit."""
-    sentences = []
-    for variant, by_draw in outcomes.items():
-        metric = "mse" if variant == "autoencoder" else "accuracy"
-        own, test = (few_shot.values(by_draw, metric, split) for split in ("examples", "test"))
-        if variant == "autoencoder":
-            text = f"test MSE {fmean(test):.4f} +- {stdev(test):.4f}, {fmean(test) / fmean(own):.1f} times that of its"
-            sentences.append(f"{variant}: {text} own examples")
-        else:
-            text = f"test accuracy {fmean(test):.1%} +- {100 * stdev(test):.1f}, its own examples {fmean(own):.1%}"
-            text += f", over-fitting by {100 * (fmean(own) - fmean(test)):.1f} points"
-            if averaged := few_shot.values(by_draw, "averaged_accuracy"):
-                text += f"; averaged over warps {fmean(averaged):.1%} +- {100 * stdev(averaged):.1f}"
-            sentences.append(f"{variant}: {text}")
-    return sentences
+    classifiers = {variant: outcomes[variant] for variant in ("scratch, plain", "scratch, augmented")}
+    plots.plot_few_shot_curves(folder / "loss.png", classifiers, "cross_entropy", titles["loss.png"])
+    plots.plot_few_shot_curves(folder / "accuracy.png", classifiers, "accuracy", titles["accuracy.png"])
+    panel = {"plain": outcomes["autoencoder"]}
+    plots.plot_few_shot_curves(folder / "autoencoder_loss.png", panel, "bce", titles["autoencoder_loss.png"])
+    rows = {variant: outcomes[variant] for variant in (*PIXEL_CLASSIFIERS, *classifiers)}
+    plots.plot_dots(folder / "comparison.png", rows, titles["comparison.png"])
+    model = checkpoint.load(folder / "autoencoder_subset_1.safetensors").model.to(few.inputs.device)
+    shown = {"labelled image": few.inputs[:10], "test image": test.inputs[data.first_of_each_digit(test.targets)]}
+    blocks = [{name: x.cpu(), "Q4": pixels(train.apply(model, x)).cpu()} for name, x in shown.items()]
+    plots.plot_reconstructions(folder / "reconstructions.png", blocks, torch.arange(10), titles["reconstructions.png"])
+    return titles
 
 
 def main(config: Config) -> dict:
-    """Train on every draw, save, reload, measure, draw; return the summary."""
-    started = time.perf_counter()
-    device = run.device(config)
-    q1_path = config.output_dir / "q1_autoencoder" / "model.pt"
-    q1 = checkpoint.load(q1_path, Autoencoder, config.dataset) if q1_path.exists() else None
-    dataset = data.load(config.dataset, config.data_dir, device)
-    provenance = run.provenance(config, __file__, device, dataset.fingerprint, {q1_path: q1.sha256} if q1 else {})
-    folder = run.start(config, __file__, provenance)
-    draws = few_shot.draws(dataset.train.labels, config)
-
-    outcomes = few_shot.classify({"scratch": partial(scratch, config=config)}, draws, dataset, config, folder)
-    redraw = partial(autoencode, dataset=dataset, config=config, folder=folder)
-    redrawn = few_shot.in_threads(redraw, draws, dataset, "autoencoders")
-    outcomes["autoencoder"] = {draw.name: found for draw, found in zip(draws, redrawn, strict=True)}
-
-    baselines: few_shot.Outcomes = {}
-    for draw in draws:
-        few = dataset.train[draw.indices]
-        found = pixel_baselines(few, dataset.test) | {"pca": pca_errors(few, dataset.test, config.latent_dim)}
-        for name, metrics in found.items():
-            baselines.setdefault(name, {})[draw.name] = Outcome([], {"test": metrics})
-
-    count = f"{len(draws[1].indices)} images"
-    classifiers = {
-        variant.replace("/", ", "): by_draw for variant, by_draw in outcomes.items() if variant != "autoencoder"
+    """Load; for every variant and subset build, train, save, reload, measure; plot; return the summary."""
+    step = run.start(config, "q4_few_shot")
+    dataset = data.load(config.dataset, config.data_dir, step.device)
+    test = dataset.test
+    subsets = few_shot.subsets(dataset.train.targets, config.shots, config.subsets, config.seed)
+    batch, rate = config.batch_size, config.learning_rate
+    regimes = {
+        "scratch, plain": Regime(config.plain_iterations * batch, batch, rate, config.plain_weight_decay, None),
+        # Each batch is warped anew: the images are few, their warps are not.
+        "scratch, augmented": Regime(config.iterations * batch, batch, rate, config.weight_decay, STRONG_WARP),
+        "autoencoder": Regime(config.plain_iterations * batch, batch, rate, config.weight_decay, None),
     }
-    few_shot.draw_curves(folder, classifiers, f"Q4 classifier from scratch on {count}")
-    rows = {f"{name.replace('_', ' ')} on pixels": by_draw for name, by_draw in baselines.items() if name != "pca"}
-    few_shot.draw_comparison(folder / "comparison.png", rows | classifiers, f"Q4: what {count} are worth", dataset)
-    by_draw = outcomes["autoencoder"]
-    plots.train_against_test(
-        folder / "autoencoder_loss.png",
-        {"plain": [by_draw[draw.name].history for draw in [*draws[1:], draws[0]]]},
-        "bce",
-        f"Q4 autoencoder on {count}: loss over training iterations",
-        run.UNITS["bce"],
-        columns=1,
-    )
-    errors = {
-        f"Q4, {count}": outcomes["autoencoder"],
-        f"PCA-{config.latent_dim} of the same images": baselines["pca"],
-    }
-    errors = {
-        name: {metric: fmean(few_shot.values(by_draw, metric)) for metric in ("mse", "l1")}
-        for name, by_draw in errors.items()
-    }
-    if q1:
-        errors[f"Q1, {len(dataset.train):,} images"] = q1.summary["test"]
-    plots.bars(
-        folder / "autoencoder_comparison.png",
-        {
-            f"test {run.UNITS[metric].split(',')[0]}": {name: found[metric] for name, found in errors.items()}
-            for metric in ("mse", "l1")
-        },
-        f"Q4 autoencoder, mean of {config.draws} draws",
-        columns=2,
-    )
-    model = checkpoint.load(folder / "autoencoder_draw_1.pt").model.to(device)
-    test_shown = torch.cat([torch.nonzero(dataset.test.labels == digit)[:1, 0] for digit in range(10)])
-    originals = {"training image": dataset.train.images[draws[1].indices[:10]]}  # a balanced draw starts 0, 1, ... 9
-    originals["test image"] = dataset.test.images[test_shown]
-    plots.reconstructions(
-        folder / "reconstructions.png",
-        [
-            {name: images.cpu(), "redrawn": pixels(train.apply(model, images)).cpu()}
-            for name, images in originals.items()
-        ],
-        torch.arange(10),
-        f"Q4 autoencoder of {count}: it redraws them, and turns others into them",
-    )
+    loss_fn = partial(loss, config=config)
 
-    conclusions = verdicts(outcomes)
-    summary = {
-        "metrics": few_shot.quoted(outcomes),
-        "baselines": few_shot.quoted(baselines) | (run.quoted(q1.summary["test"], "test", "q1") if q1 else {}),
-        "verdicts": conclusions,
-        "draws": few_shot.metrics_by_draw(outcomes | baselines),
-        "seconds": time.perf_counter() - started,
-    }
-    run.finish(folder, provenance, few_shot.records(outcomes), summary)
-    print(*conclusions, sep="\n")
-    print("; ".join(f"test MSE, {name}: {found['mse']:.4f}" for name, found in errors.items()))
-    print(f"figures and numbers: {folder}")
-    return summary
+    def train_one(variant: str, subset: Subset) -> Outcome:
+        source = dataset.to_reconstruct() if variant == "autoencoder" else dataset
+        model = build(config, variant, subset).to(step.device, memory_format=torch.channels_last)
+        few = source.train[subset.indices]
+        history = few_shot.fit(model, loss_fn, few, few, source.test, regimes[variant], subset.seed)
+        averaged = variant == "scratch, augmented"
+        return few_shot.measured(step.folder, variant, subset, model, history, loss_fn, source, config, averaged)
+
+    jobs = [(variant, subset) for variant in regimes for subset in subsets]
+    outcomes = few_shot.side_by_side(train_one, jobs, step.device)
+
+    # What accuracy and error are to be compared with: what the pixels of the same few images give.
+    pca, test_images = f"PCA-{config.latent_dim} of the same images", test.inputs.cpu().numpy()
+    for subset in subsets:
+        few = dataset.train[subset.indices]
+        few_images = few.inputs.cpu().numpy()
+        for name, baseline in PIXEL_CLASSIFIERS.items():
+            baseline.fit(few_images.reshape(-1, 784), few.targets.cpu())
+            accuracy = baseline.score(test_images.reshape(-1, 784), test.targets.cpu())
+            outcomes.setdefault(name, {})[subset.name] = Outcome([], {"test": {"accuracy": accuracy}})
+        reconstructions = representation.pca_code(few_images, test_images, config.latent_dim)[-1]
+        errors = representation.errors(reconstructions, test_images)
+        outcomes.setdefault(pca, {})[subset.name] = Outcome([], {"test": errors})
+    answer = [few_shot.overfitting(variant, outcomes[variant]) for variant in ("scratch, plain", "scratch, augmented")]
+    answer.append(few_shot.overfitting("autoencoder", outcomes["autoencoder"], "mse"))
+    answer.append(f"{pca}: test MSE {fmean(few_shot.values(outcomes[pca], 'mse')):.4f}")
+    titles = figures(step.folder, outcomes, dataset.train[subsets[1].indices], test)
+    numbers = few_shot.numbers(outcomes, ("scratch, plain", "scratch, augmented", *PIXEL_CLASSIFIERS))
+    return step.finish(dataset.fingerprint, few_shot.records(outcomes), numbers, titles, answer)
 
 
 if __name__ == "__main__":

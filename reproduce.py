@@ -1,137 +1,153 @@
-"""Run every question in order and write the report: from nothing to every figure and outputs/report.html.
+"""Run every question and write the report: from nothing to every figure and outputs/report.html.
 
     python reproduce.py                  # 8 to 9 minutes on 2 CPU cores
     python reproduce.py --seeds 0 1 2    # everything for three seeds; the report then says mean and standard deviation
     python reproduce.py --check          # afterwards compare with the published run in outputs/reference/
 
-Each script runs in a process of its own. What is complete and would come out the same (options, code, data, upstream
-checkpoints) is skipped, and a killed run goes on where it stopped. Seed 0 writes to <output-dir>, seed 1 to
-<output-dir>/seed1.
+Each script runs in a process of its own. What is finished and would come out the same (options, code, data, versions,
+what it builds on) is skipped, so that after an interruption the same command goes on with the next unfinished step.
+Seed 0 writes to <output-dir>, seed 1 to <output-dir>/seed1.
 """
 
 import dataclasses
-import importlib
+import hashlib
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Literal
 
-from common import data, report, run
-from common.download import DatasetName
+from common import check, download, report, results, run
+from common.download import DATA_DIR, DatasetName
 
-# Folder of the results -> the folders whose checkpoints it reads. What follows a hyphen is an option of the script.
-STEPS = {
-    "q1_autoencoder": (),
-    "q1_autoencoder-undo": (),
-    "q2_classifier": (),
-    "q3_frozen_decoder": ("q1_autoencoder", "q2_classifier"),
-    "q4_few_shot": ("q1_autoencoder",),
-    "q5_transfer": ("q1_autoencoder", "q1_autoencoder-undo"),
-}
-# Seconds of each on 2 CPU cores, start included, for the first estimate of what is left.
-SECONDS = dict(zip(STEPS, (90, 70, 65, 60, 75, 130), strict=True))
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A folder of results: the script that fills it, its options, the results it builds on, and about how long it takes
+    on 2 CPU cores in seconds, for the first estimate of what is left.
+    """
+
+    folder: str
+    script: str
+    seconds: float
+    options: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+
+
+STEPS = (
+    Step("q1_autoencoder", "q1_autoencoder.py", 90),
+    Step("q1_undo", "q1_autoencoder.py", 70, options=("--undo",)),
+    Step("q2_classifier", "q2_classifier.py", 65),
+    Step("q3_frozen_decoder", "q3_frozen_decoder.py", 80, needs=("q1_autoencoder", "q2_classifier")),
+    Step("q4_few_shot", "q4_few_shot.py", 50),
+    Step("q5_transfer", "q5_transfer.py", 180, needs=("q1_autoencoder", "q1_undo", "q4_few_shot")),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     dataset: DatasetName = "mnist"
     """Which images; all four have the same shape and split sizes."""
-    data_dir: Path = run.REPOSITORY / "data"
+    data_dir: Path = DATA_DIR
     """Folder of the raw data files; what is missing is fetched into it."""
-    output_dir: Path = run.REPOSITORY / "outputs"
+    output_dir: Path = results.REPOSITORY / "outputs"
     """Folder of the results."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes a GPU when there is one."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of every random choice; everything is run once for each."""
     force: bool = False
-    """Run again what is complete and unchanged."""
+    """Run again what is finished and unchanged."""
     check: bool = False
     """Afterwards compare every number with the published run, and end with 1 if one lies outside its tolerance."""
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"--seeds: got {self.seeds}, expected one or more different seeds")
+            raise run.InputError(f"--seeds: got {self.seeds}, expected one or more different seeds")
         for seed in self.seeds:
             run.Options(seed=seed)
         if 0 not in self.seeds:
-            raise ValueError(f"--seeds: got {self.seeds}, expected 0 among them, whose figures the report shows")
+            raise run.InputError(f"--seeds: got {self.seeds}, expected 0 among them, whose figures the report shows")
         if self.check and self.dataset != "mnist":
-            raise ValueError(f"--check: got --dataset {self.dataset}, expected mnist, of which the published run is")
+            raise run.InputError(
+                f"--check: got --dataset {self.dataset}, expected mnist, of which the published run is"
+            )
 
 
-def folder_of(config: Config, seed: int) -> Path:
-    """Return the folder of a seed's results."""
-    return config.output_dir / f"seed{seed}" if seed else config.output_dir
+def options(step: Step, config: Config, seed: int) -> list[str]:
+    """Return the options of a step's command that decide about its numbers, in the order of ``run.command``."""
+    chosen = ["--dataset", config.dataset] if config.dataset != "mnist" else []
+    return chosen + (["--seed", str(seed)] if seed else []) + list(step.options)
 
 
-def expected(config: Config, seed: int, step: str, fingerprint: str) -> dict | None:
-    """Return the provenance that a run of this step would have now, None while a checkpoint it reads is missing."""
-    script, _, variant = step.partition("-")
-    folder = folder_of(config, seed)
-    upstream = {path: run.sha256(path) for name in STEPS[step] if (path := folder / name / "model.pt").exists()}
-    if len(upstream) < len(STEPS[step]):
-        return None
-    options = importlib.import_module(script).Config(
-        dataset=config.dataset,
-        data_dir=config.data_dir,
-        output_dir=folder,
-        device=config.device,
-        seed=seed,
-        **({variant: True} if variant else {}),
-    )
-    return run.provenance(options, f"{script}.py", run.device(options), fingerprint, upstream)
+def is_current(step: Step, config: Config, seed: int, fingerprint: str) -> bool:
+    """Return whether the step's results are there and would come out the same again."""
+    folder = report.seed_folder(config.output_dir, seed)
+    written = results.read_config(folder / step.folder)
+    upstream = {name: results.read_config(folder / name) for name in step.needs}
+    if written is None or None in upstream.values():
+        return False
+    expected = {
+        "command": shlex.join(["python", step.script, *options(step, config, seed)]),
+        "versions": results.versions(),
+        "data_sha256": fingerprint,
+        "upstream_sha256": {name: results.result_sha256(needed) for name, needed in upstream.items()},
+        "code_sha256": results.code_sha256(results.REPOSITORY / step.script),
+    }
+    return expected == {name: written.get(name) for name in expected}
 
 
-def command(config: Config, seed: int, step: str, resume: bool) -> list[str]:
-    """Return the command line of a step."""
-    script, _, variant = step.partition("-")
-    line = [sys.executable, str(run.REPOSITORY / f"{script}.py"), "--dataset", config.dataset, "--seed", str(seed)]
-    line += ["--data-dir", str(config.data_dir), "--output-dir", str(folder_of(config, seed))]
-    line += ["--device", config.device]
-    return line + [f"--{option}" for option in (variant, "resume" if resume else "") if option]
-
-
-def run_all(config: Config) -> None:
-    """Run every step of every seed that is not complete and unchanged, with a line for each."""
-    fingerprint = data.load(config.dataset, config.data_dir).fingerprint
-    jobs = [(seed, step) for seed in config.seeds for step in STEPS]
-    seconds = dict(SECONDS)
-    for number, (seed, step) in enumerate(jobs):
-        folder = folder_of(config, seed) / step
-        wanted = expected(config, seed, step, fingerprint)
-        done = None if config.force else run.complete(folder)
-        title = f"[{number + 1}/{len(jobs)}] {step}, seed {seed}"
-        if done and wanted and not run.differences(done, wanted):
-            print(f"{title}: complete and unchanged")
-            continue
-        left = sum(seconds[later] for _, later in jobs[number:]) / 60
-        print(f"{title}: running, at most about {left:.0f} minutes left", flush=True)
-        started = time.perf_counter()
-        resume = bool(wanted) and not config.force and run.resumable(folder, wanted)
-        process = subprocess.Popen(command(config, seed, step, resume), stdout=subprocess.PIPE, encoding="utf-8")
-        try:
-            printed, _ = process.communicate()
-        except KeyboardInterrupt:
-            process.communicate()  # it is interrupted too, and ends on its own
-            raise
-        if process.returncode < 0:
-            raise run.RunError(f"{step} was killed by signal {-process.returncode}; the same command goes on from here")
-        if process.returncode:
-            sys.exit(process.returncode)  # the script has said why
-        seconds[step] = time.perf_counter() - started
-        print(f"    {seconds[step]:.0f} s; {printed.splitlines()[-2]}", flush=True)
+def run_step(step: Step, config: Config, seed: int) -> str:
+    """Run a step in a process of its own and return the first line of its answer. SystemExit with its code if it fails,
+    after it has said why.
+    """
+    line = [
+        sys.executable,
+        str(results.REPOSITORY / step.script),
+        *options(step, config, seed),
+        "--device",
+        config.device,
+    ]
+    line += ["--data-dir", str(config.data_dir), "--output-dir", str(report.seed_folder(config.output_dir, seed))]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, encoding="utf-8")
+    try:
+        printed, _ = process.communicate()
+    except KeyboardInterrupt:
+        process.communicate()  # it is interrupted too, and ends on its own
+        raise
+    if process.returncode < 0:
+        raise run.RunError(f"{step.folder} was killed by signal {-process.returncode}; the same command runs it again")
+    if process.returncode:
+        sys.exit(process.returncode)
+    return printed.splitlines()[0]
 
 
 def main(config: Config) -> None:
-    """Run, write the report, compare."""
+    """Run every step of every seed that is not current, write the report, compare."""
     started = time.perf_counter()
-    run_all(config)
+    try:
+        files, _ = download.prepare(config.dataset, config.data_dir)
+    except OSError as error:
+        raise run.InputError(str(error)) from error
+    fingerprint = hashlib.sha256(b"".join(files)).hexdigest()
+    jobs = [(seed, step) for seed in config.seeds for step in STEPS]
+    seconds = {step.folder: step.seconds for step in STEPS}
+    for number, (seed, step) in enumerate(jobs):
+        title = f"[{number + 1}/{len(jobs)}] {step.folder}, seed {seed}"
+        if not config.force and is_current(step, config, seed, fingerprint):
+            print(f"{title}: finished and unchanged")
+            continue
+        left = sum(seconds[later.folder] for _, later in jobs[number:]) / 60
+        print(f"{title}: running, at most about {left:.0f} minutes left", flush=True)
+        step_started = time.perf_counter()
+        answer = run_step(step, config, seed)
+        seconds[step.folder] = time.perf_counter() - step_started
+        print(f"    {seconds[step.folder]:.0f} s; {answer}", flush=True)
     path = report.write(config.output_dir)
     print(f"{(time.perf_counter() - started) / 60:.1f} minutes; report: {path}")
     if config.check:
-        text, reproduced = report.compare(config.output_dir, run.REPOSITORY / "outputs" / "reference")
+        text, reproduced = check.compare(config.output_dir, results.REPOSITORY / "outputs" / "reference")
         print(text)
         if not reproduced:
             raise run.RunError("not every number was reproduced")

@@ -61,4 +61,4 @@ class Averaged(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         generator = torch.Generator(images.device).manual_seed(0)
         shown = [images, *(warp(images, generator) for _ in range(self.copies))]
-        return torch.stack([self.classifier(each).softmax(1) for each in shown]).mean(0).log()
+        return torch.stack([self.classifier(warped).softmax(1) for warped in shown]).mean(0).log()

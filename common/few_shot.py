@@ -1,390 +1,242 @@
-"""What Q4 and Q5 share: the draws of labelled examples, one recipe for training on them, and paired comparisons.
-
-The recipe is the same wherever the encoder starts from, so that only the start differs. It was chosen on the 5,000
-validation images, with the draws of seed 101, which are not the reported ones.
-"""
+"""What Q4 and Q5 share: labelled subsets, training on few images, fits side by side, paired comparisons."""
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Literal, TypeVar
+from types import SimpleNamespace
+from typing import Any
 
 import numpy
 import torch
 from scipy import stats
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from common import checkpoint, data, plots, run, train
-from common.augment import STRONG_WARP, Averaged
+from common import checkpoint, data, results, run, train
+from common.augment import Averaged
 from common.data import Dataset, Split
-from common.losses import classification_loss
-from common.models import Classifier, Encoder, Head, digest
+from common.models import digest
 
-Regime = Literal["plain", "augmented"]
-REGIMES: tuple[Regime, ...] = ("plain", "augmented")
-EVALUATIONS = 8  # of each run: reading 10,000 test images takes as long as about 30 iterations
-IMPROVEMENT = 0.001  # of accuracy: less does not count as improving
-AVERAGED_COPIES = 4  # warped, of each test image
+EVALUATIONS = 8  # of each fit
+CURVE_IMAGES = 2_000  # test images in the curves; the numbers quoted are of all 10,000
+COPIES = 4  # warped, of each test image, over which answers are averaged
 MOST_THREADS = 4  # of Python, which share one interpreter
-
-Job, Answer = TypeVar("Job"), TypeVar("Answer")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(run.Options):
-    """The options that Q4 and Q5 share."""
-
-    draws: int = 5
-    """Class-balanced draws of the labelled examples, 2 to 999, beside `first`, the first training images."""
-    shots: int = 10
-    """Labelled examples per digit."""
-    plain_iterations: int = 300
-    """Training iterations of the plain regime, about: each example is seen equally often."""
-    iterations: int = 1_000
-    """Training iterations with augmentation, about."""
-    batch_size: int = 50
-    """Images per training iteration."""
-    learning_rate: float = 5e-3
-    """Peak of the one-cycle schedule for a layer of fan-in 128; lower it if the loss is not finite."""
-    plain_weight_decay: float = 1.0
-    """AdamW's decoupled weight decay in the plain regime."""
-    weight_decay: float = 0.1
-    """AdamW's decoupled weight decay with augmentation, and of an autoencoder."""
-    label_smoothing: float = 0.1
-    """Weight that the loss, not the metric, takes from the label and gives to all classes alike."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        run.require(self, "draws", least=2, most=999)
-        run.require(self, "shots", "plain_iterations", "iterations", "batch_size", least=1, most=10**9)
-        run.require(self, "plain_weight_decay", "weight_decay", least=0)
-        run.require(self, "label_smoothing", least=0, most=1)
-        run.require(self, "learning_rate", least=1e-9)
 
 
 @dataclasses.dataclass(frozen=True)
-class Draw:
+class Subset:
     """A labelled set: indices (N,) into the training images. Initial weights and batches follow ``seed`` too."""
 
     name: str
     seed: int
-    indices: torch.Tensor
+    indices: Tensor
 
 
-def draws(labels: torch.Tensor, options: Options) -> list[Draw]:
-    """Return `first`, then ``options.draws`` class-balanced draws, with as many examples each."""
-    drawn = [Draw("first", 1000 * options.seed, data.first(10 * options.shots))]
-    for number in range(1, options.draws + 1):
-        seed = 1000 * options.seed + number
-        drawn.append(Draw(f"draw {number}", seed, data.balanced(labels, options.shots, seed)))
-    return drawn
-
-
-def repeated(examples: Split, options: Options, regime: Regime) -> tuple[Split, int]:
-    """Return the examples as often as an epoch of ``train.fit`` is to visit them, and the number of epochs.
-
-    One visit a time would make an epoch, and its evaluation, of two iterations.
+@dataclasses.dataclass(frozen=True)
+class Regime:
+    """How to train: images shown in all, repeated ones included, images at a time, AdamW's settings, and how each batch
+    is warped anew, if it is.
     """
-    images = options.batch_size * (options.iterations if regime == "augmented" else options.plain_iterations)
-    times = max(1, round(images / EVALUATIONS / len(examples)))
-    return examples[torch.arange(len(examples)).repeat(times)], max(1, round(images / len(examples) / times))
 
-
-def classifier(encoder: Encoder, draw: Draw, device: torch.device) -> Classifier:
-    """Compose an encoder and a new head."""
-    head = Head(encoder.arguments["latent_dim"], generator=run.generator(draw.seed, "head"))
-    return Classifier(encoder, head).to(device, memory_format=torch.channels_last)
-
-
-def fit_classifier(
-    model: Classifier,
-    draw: Draw,
-    regime: Regime,
-    dataset: Dataset,
-    options: Options,
-    *,
-    evaluated: bool = True,
-    snapshot: Path | None = None,
-) -> list[dict]:
-    """Train a classifier in place on a draw and return its history: if ``evaluated``, with metrics on the draw's
-    ``examples`` and on ``test``.
-
-    Of a frozen encoder (nothing in it requires a gradient) the latents are computed once, in the augmented regime those
-    of as many warped copies as an epoch visits, and the head is trained on them. Raises RunError if the frozen encoder
-    has changed nevertheless.
-    """
-    few = dataset.train[draw.indices]
-    examples, epochs = repeated(few, options, regime)
-    splits = {"examples": few, "test": dataset.test} if evaluated else {}
-    trained, transform = model, STRONG_WARP if regime == "augmented" else None
-    before = digest(model.encoder)
-    if is_frozen(model.encoder):
-        if transform:
-            warps = run.generator(draw.seed, "warps", few.images.device)
-            examples, transform = Split(transform(examples.images, warps), examples.labels), None
-        examples = latents(model.encoder, examples)
-        splits = {name: latents(model.encoder, split) for name, split in splits.items()}
-        trained = model.head
-    history = train.fit(
-        trained,
-        partial(classification_loss, smoothing=options.label_smoothing),
-        examples,
-        splits,
-        epochs=epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        weight_decay=options.weight_decay if regime == "augmented" else options.plain_weight_decay,
-        seed=draw.seed,
-        transform=transform,
-        snapshot=snapshot,
-    )
-    if is_frozen(model.encoder) and digest(model.encoder) != before:
-        raise run.RunError("the frozen encoder changed in training; no result was written")
-    return history
-
-
-def is_frozen(encoder: Encoder) -> bool:
-    """Return whether nothing in an encoder is to be trained."""
-    return not any(parameter.requires_grad for parameter in encoder.parameters())
-
-
-def latents(encoder: Encoder, split: Split) -> Split:
-    """Return the split with its latents (N, D) in the place of its images."""
-    return Split(train.apply(encoder, split.images), split.labels)
+    images: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    transform: train.Transform | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What training on a draw came to: the history, and the metrics of the saved model, split -> metric -> value."""
+    """What training on a subset came to: the history, and metrics of the saved model, split -> measure -> value."""
 
     history: list[dict]
     metrics: dict[str, dict[str, float]]
 
 
-# variant ("scratch/plain") -> name of the draw -> outcome
+# variant ("scratch, plain") -> name of the subset -> outcome
 Outcomes = dict[str, dict[str, Outcome]]
 
 
-def outcome(
-    path: Path,
+def subsets(labels: Tensor, shots: int, count: int, seed: int) -> list[Subset]:
+    """Return `first`, the first 10 * ``shots`` training images, then ``count`` class-balanced random subsets with
+    ``shots`` images per digit. InputError if a digit has fewer.
+    """
+    chosen = [Subset("first", 1000 * seed, torch.arange(10 * shots))]
+    for number in range(1, count + 1):
+        subset_seed = 1000 * seed + number
+        chosen.append(Subset(f"subset {number}", subset_seed, data.balanced(labels, shots, subset_seed)))
+    return chosen
+
+
+def fit(
+    model: nn.Module,
+    loss_fn: train.LossFunction,
+    examples: Split,
+    few: Split,
+    test: Split,
+    regime: Regime,
+    seed: int,
+) -> list[dict]:
+    """Train ``model`` in place on ``examples`` and return its history, with metrics on ``few``, the labelled ones, as
+    "labelled" and on the first 2,000 of ``test``: the gap between the two is over-fitting.
+
+    Few examples are repeated, so that an epoch of ``train.fit``, after which it evaluates, is an eighth of the training
+    and not a few iterations. Raises RunError if a frozen encoder has changed nevertheless.
+    """
+    before = digest(model.encoder)
+    repeats = max(1, round(regime.images / EVALUATIONS / len(examples)))
+    history = train.fit(
+        model,
+        loss_fn,
+        examples[torch.arange(len(examples)).repeat(repeats)] if repeats > 1 else examples,
+        {"labelled": few, "test": test[:CURVE_IMAGES]},
+        epochs=max(1, round(regime.images / len(examples) / repeats)),
+        batch_size=regime.batch_size,
+        learning_rate=regime.learning_rate,
+        weight_decay=regime.weight_decay,
+        seed=seed,
+        transform=regime.transform,
+    )
+    if not any(weight.requires_grad for weight in model.encoder.parameters()) and digest(model.encoder) != before:
+        raise run.RunError("the frozen encoder changed in training; no result was written")
+    return history
+
+
+def measured(
+    folder: Path,
+    variant: str,
+    subset: Subset,
     model: nn.Module,
     history: list[dict],
     loss_fn: train.LossFunction,
-    draw: Draw,
     dataset: Dataset,
-    options: Options,
-    *,
+    config: run.Options,
     averaged: bool = False,
 ) -> Outcome:
-    """Save the model to ``path``, load it again and measure it on the draw's "examples", "validation" and "test".
+    """Save the model to "<variant>_<subset>.safetensors" (with _ for all but letters and digits), load it again and
+    measure it on its "labelled" examples, on "validation" and "test".
 
-    With ``averaged`` also the accuracy on "test" of a classifier's answers averaged over warped copies of each image.
+    With ``averaged`` also a classifier's accuracy on "test" with answers averaged over warped copies of each image.
     """
-    checkpoint.save(path, model, options, history[-1])
-    saved = checkpoint.load(path).model.to(dataset.test.images.device, memory_format=torch.channels_last)
-    splits = {"examples": dataset.train[draw.indices], **dataset.held_out}
-    metrics = {name: train.evaluate(saved, loss_fn, split) for name, split in splits.items()}
+    path = folder / f"{re.sub(r'[^a-z0-9]+', '_', f'{variant} {subset.name}')}.safetensors"
+    checkpoint.save(path, model, config, history[-1])
+    few = dataset.train[subset.indices]
+    saved = checkpoint.load(path).model.to(few.inputs.device, memory_format=torch.channels_last)
+    metrics = {
+        name: train.evaluate(saved, loss_fn, split) for name, split in ({"labelled": few} | dataset.held_out).items()
+    }
     if averaged:
-        found = train.evaluate(Averaged(saved, AVERAGED_COPIES), loss_fn, dataset.test)
-        metrics["test"]["averaged_accuracy"] = found["accuracy"]
+        answers = train.evaluate(Averaged(saved, COPIES), loss_fn, dataset.test)
+        metrics["test"]["averaged_accuracy"] = answers["accuracy"]
     return Outcome(history, metrics)
 
 
-def classify(
-    starts: dict[str, Callable[[Draw], Encoder]],
-    drawn: list[Draw],
-    dataset: Dataset,
-    options: Options,
-    folder: Path,
-    *,
-    evaluated: bool = True,
+def side_by_side(
+    function: Callable[[str, Subset], Outcome], jobs: list[tuple[str, Subset]], device: torch.device
 ) -> Outcomes:
-    """Train a classifier from every start (name -> the encoder for a draw) in both regimes on every draw.
-
-    The checkpoints go to ``folder``. Only if ``evaluated`` have the histories metrics on "examples" and "test"; the
-    weights are the same.
-    """
-
-    def train_one(job: tuple[str, Regime, Draw]) -> Outcome:
-        start, regime, draw = job
-        name = f"{start}_{regime}_{draw.name}".replace(" ", "_")
-        model = classifier(starts[start](draw), draw, dataset.test.images.device)
-        snapshot = folder / f"{name}_{run.SNAPSHOT}"
-        history = fit_classifier(model, draw, regime, dataset, options, evaluated=evaluated, snapshot=snapshot)
-        return outcome(
-            folder / f"{name}.pt",
-            model,
-            history,
-            classification_loss,
-            draw,
-            dataset,
-            options,
-            averaged=evaluated and regime == "augmented" and not is_frozen(model.encoder),
-        )
-
-    jobs = [(start, regime, draw) for start in starts for regime in REGIMES for draw in drawn]
-    outcomes: Outcomes = {}
-    for (start, regime, draw), found in zip(jobs, in_threads(train_one, jobs, dataset, "classifiers"), strict=True):
-        outcomes.setdefault(f"{start}/{regime}", {})[draw.name] = found
-    return outcomes
-
-
-def in_threads(function: Callable[[Job], Answer], jobs: list[Job], dataset: Dataset, name: str) -> list[Answer]:
-    """Return ``function`` of every job, in order.
+    """Return ``function`` of every job, a variant and a subset.
 
     A few-shot iteration is too small to share among threads, so on a CPU as many jobs run side by side as PyTorch has
     threads (at most 4), each on one. The results do not depend on how many.
     """
-    threads = torch.get_num_threads()
-    on_cpu = dataset.test.images.device.type == "cpu"
+    threads, on_cpu = torch.get_num_threads(), device.type == "cpu"
     pool = ThreadPoolExecutor(
         min(threads, MOST_THREADS) if on_cpu else 1,
         initializer=torch.set_num_threads,
         initargs=(1 if on_cpu else threads,),
     )
+    outcomes: Outcomes = {}
     try:
-        return list(tqdm(pool.map(function, jobs), total=len(jobs), desc=name, leave=False, disable=None))
-    except BaseException:
-        train.STOPPING.set()
-        raise
+        answers = tqdm(pool.map(lambda job: function(*job), jobs), total=len(jobs), leave=False, disable=None)
+        for (variant, subset), outcome in zip(jobs, answers, strict=True):
+            outcomes.setdefault(variant, {})[subset.name] = outcome
     finally:
-        pool.shutdown(cancel_futures=True)
-        train.STOPPING.clear()
+        pool.shutdown(wait=False, cancel_futures=True)
         torch.set_num_threads(threads)  # some builds of PyTorch keep one number for all threads
+    return outcomes
 
 
-def values(by_draw: dict[str, Outcome], metric: str = "accuracy", split: str = "test") -> list[float]:
-    """Return a metric of the class-balanced draws that have it, in order; `first` is not one of them."""
-    found = [outcome.metrics[split] for draw, outcome in by_draw.items() if draw != "first"]
-    return [metrics[metric] for metrics in found if metric in metrics]
+def values(by_subset: dict[str, Outcome], measure: str = "accuracy", split: str = "test") -> list[float]:
+    """Return a measure of the class-balanced subsets, in order; `first` is not one of them."""
+    return [outcome.metrics[split][measure] for name, outcome in by_subset.items() if name != "first"]
 
 
-def quoted(outcomes: Outcomes) -> dict[str, dict]:
-    """Return all metrics in the form of summary.json: over the balanced draws by variant, and those of `first`."""
-    entries = {}
-    for variant, by_draw in outcomes.items():
-        for split, metrics in by_draw["first"].metrics.items():
-            entries |= run.quoted({name: values(by_draw, name, split) for name in metrics}, split, variant)
-            entries |= run.quoted(metrics, split, f"first/{variant}")
+def overfitting(variant: str, by_subset: dict[str, Outcome], measure: str = "accuracy") -> str:
+    """Say how well the balanced subsets' models do on test images, and how much better on those they saw."""
+    test, labelled = (values(by_subset, measure, split) for split in ("test", "labelled"))
+    if measure == "accuracy":
+        gap = f"over-fitting by {100 * (fmean(labelled) - fmean(test)):.1f} points"
+        return f"{variant}: test accuracy {percent(test)}, on the labelled images {fmean(labelled):.1%}, {gap}"
+    ratio = f"{fmean(test) / fmean(labelled):.1f} times that of the images it saw"
+    return f"{variant}: test {measure.upper()} {fmean(test):.4f} ± {stdev(test):.4f}, {ratio}"
+
+
+def percent(accuracies: list[float]) -> str:
+    """Word accuracies as per cent: mean and standard deviation."""
+    return f"{fmean(accuracies):.2%} ± {100 * stdev(accuracies):.2f}"
+
+
+def numbers(outcomes: Outcomes, headline: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Return all metrics as entries of summary.json: of the balanced subsets by variant, and of `first` apart.
+    ``headline`` names the variants whose test accuracy the report opens with.
+    """
+    entries = []
+    for variant, by_subset in outcomes.items():
+        for split, metrics in next(iter(by_subset.values())).metrics.items():
+            shown = ("accuracy", "averaged_accuracy") if variant in headline and split == "test" else ()
+            entries += run.numbers(variant, {name: values(by_subset, name, split) for name in metrics}, split, shown)
+            if "first" in by_subset:
+                entries += run.numbers(f"{variant}, first images", by_subset["first"].metrics[split], split)
     return entries
 
 
 def paired(after: list[float], before: list[float]) -> dict[str, float]:
-    """Return the mean of the differences ``after`` minus ``before`` over the same draws, and its 95 % interval
+    """Return the mean of the differences ``after`` minus ``before`` over the same subsets, and its 95 % interval
     (Student's t), as mean, low, high and n.
     """
-    interval = stats.ttest_rel(after, before).confidence_interval(0.95)
-    difference = float(numpy.mean(numpy.subtract(after, before)))
-    return {"mean": difference, "low": float(interval.low), "high": float(interval.high), "n": len(after)}
+    differences = numpy.subtract(after, before)
+    half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5
+    mean = float(differences.mean())
+    return {"mean": mean, "low": mean - float(half), "high": mean + float(half), "n": len(differences)}
 
 
-def settled(history: list[dict], split: str) -> int:
-    """Return the iteration of the first evaluation after which accuracy never rises by more than 0.1 points."""
-    accuracies = [record[split]["accuracy"] for record in history]
-    return next(r["step"] for i, r in enumerate(history) if max(accuracies[i:]) <= accuracies[i] + IMPROVEMENT)
+def compared(outcomes: Outcomes, after: str, before: str, measure: str = "accuracy") -> dict[str, Any]:
+    """Return ``paired`` of two variants' test results as an entry of summary.json."""
+    difference = paired(values(outcomes[after], measure), values(outcomes[before], measure))
+    return {"after": after, "before": before, "measure": measure, **difference}
 
 
-def metrics_by_draw(outcomes: Outcomes) -> dict[str, dict[str, dict]]:
-    """Return the metrics of every run, variant -> draw -> split -> metric -> value, for summary.json."""
-    return {variant: {draw: found.metrics for draw, found in by_draw.items()} for variant, by_draw in outcomes.items()}
-
-
-def table(outcomes: Outcomes) -> str:
-    """Return accuracy and over-fitting of every classifier as a Markdown table, over the balanced draws."""
-    lines = [
-        [
-            "variant",
-            "test accuracy",
-            "averaged over warps",
-            "`first`",
-            "own examples",
-            "over-fitting",
-            "own settles at",
-            "test settles at",
-        ]
-    ]
-    lines.append(["---"] * len(lines[0]))
-    for variant, by_draw in outcomes.items():
-        test, own, averaged = values(by_draw), values(by_draw, split="examples"), values(by_draw, "averaged_accuracy")
-        histories = [found.history for draw, found in by_draw.items() if draw != "first"]
-        lines.append(
-            [
-                variant.replace("/", ", "),
-                *(f"{fmean(found):.2%} ± {100 * stdev(found):.2f}" if found else "" for found in (test, averaged)),
-                f"{by_draw['first'].metrics['test']['accuracy']:.2%}",
-                f"{fmean(own):.1%}",
-                f"{100 * (fmean(own) - fmean(test)):.1f} points",
-                *(f"{fmean(settled(h, split) for h in histories):.0f}" for split in ("examples", "test")),
-            ]
-        )
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-
-
-def draw_curves(folder: Path, panels: dict[str, dict[str, Outcome]], title: str) -> None:
-    """Write loss.png and accuracy.png of classifiers, train against test: the first balanced draw thick."""
-    histories = {
-        name: [found.history for draw, found in by_draw.items() if draw != "first"] + [by_draw["first"].history]
-        for name, by_draw in panels.items()
-    }
-    for file, metric, unit in (("loss", "cross_entropy", run.UNITS["cross_entropy"]), ("accuracy",) * 3):
-        plots.train_against_test(
-            folder / f"{file}.png",
-            histories,
-            metric,
-            f"{title}: {file} over training iterations",
-            unit,
-            percent=metric == "accuracy",
-        )
-
-
-def draw_comparison(path: Path, rows: dict[str, dict[str, Outcome]], title: str, dataset: Dataset) -> None:
-    """Draw the test accuracy of every draw, a row for each name, and that of `first`."""
-    plots.dots(
-        path,
-        {name: values(by_draw) for name, by_draw in rows.items()},
-        title,
-        f"accuracy on {len(dataset.test):,} test images",
-        {name: by_draw["first"].metrics["test"]["accuracy"] for name, by_draw in rows.items()},
-        "first training images, as many",
-    )
-
-
-def finished(folder: Path, provenance: dict, sizes: dict) -> Outcomes | None:
-    """Return the classifiers that q4_few_shot.py left in ``folder``, None unless it ran to the end with the options,
-    the data, the code, the versions and the device of ``provenance``, and encoders of these ``sizes``.
-    """
-    theirs = run.complete(folder)
-    if theirs is None:
-        return None
-    options = {field.name for field in dataclasses.fields(Options)}
-    wanted = {name: value for name, value in provenance["options"].items() if name in options} | sizes
-    expected = provenance | {"options": {name: wanted.get(name) for name in theirs["options"]}}
-    for name in ("threads", "upstream_sha256"):  # the classifiers depend on neither
-        expected[name] = theirs[name]
-    expected["source_sha256"] = run.source_sha256("q4_few_shot.py")
-    if run.differences(theirs, expected):
-        return None
-    summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
-    return {
-        variant: {
-            draw: Outcome([r for r in lines if (r["variant"], r["draw"]) == (variant, draw)], metrics)
-            for draw, metrics in summary["draws"][variant].items()
-        }
-        for variant in (f"scratch/{regime}" for regime in REGIMES)
-    }
+def in_words(difference: dict[str, Any]) -> str:
+    """Word an entry of ``compared``."""
+    mean, low, high = (100 * difference[name] for name in ("mean", "low", "high"))
+    what = "" if difference["measure"] == "accuracy" else ", both averaged over warps"
+    interval = f"95 % interval {low:+.2f} to {high:+.2f}, {difference['n']} subsets of one seed"
+    return f"{difference['after']} minus {difference['before']}{what}: {mean:+.2f} points ({interval})"
 
 
 def records(outcomes: Outcomes) -> list[dict]:
-    """Return the lines of metrics.jsonl, each with its variant and draw."""
+    """Return the lines of metrics.jsonl, one per fit, from which ``read`` makes the outcomes again."""
     return [
-        {"variant": variant, "draw": draw, **record}
-        for variant, by_draw in outcomes.items()
-        for draw, found in by_draw.items()
-        for record in found.history
+        {"variant": variant, "subset": subset} | dataclasses.asdict(outcome)
+        for variant, by_subset in outcomes.items()
+        for subset, outcome in by_subset.items()
     ]
+
+
+def read(folder: Path, **expected: Any) -> tuple[Outcomes, SimpleNamespace]:
+    """Return the outcomes of q4_few_shot.py's finished run in ``folder``, and its options, for Q5 to follow. InputError
+    if one of these is not as expected (seed=0).
+    """
+    options = SimpleNamespace(**results.read_config(folder)["options"])
+    for name, value in expected.items():
+        if (other := getattr(options, name)) != value:
+            raise run.InputError(f"--{name.replace('_', '-')}: got {value}, {folder} has {other}: make both the same")
+    outcomes: Outcomes = {}
+    for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
+        fit = json.loads(line)
+        outcomes.setdefault(fit["variant"], {})[fit["subset"]] = Outcome(fit["history"], fit["metrics"])
+    return outcomes, options

@@ -164,10 +164,12 @@ def frozen(module: nn.Module) -> nn.Module:
     return module
 
 
-def digest(module: nn.Module) -> str:
+def digest(weights: nn.Module | dict[str, Tensor]) -> str:
     """Return the sha256 over the names, shapes and bits of all parameters and buffers, in hexadecimal."""
+    if isinstance(weights, nn.Module):
+        weights = weights.state_dict()
     total = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         values = tensor.detach().cpu().contiguous()
         total.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
         total.update(values.numpy().tobytes())

@@ -1,9 +1,13 @@
-"""Every figure, in one look: colour-blind safe (Okabe & Ito 2008), 150 dpi, readable at README size."""
+"""Every figure, in one look: colour-blind safe (Okabe & Ito 2008), 150 dpi, readable at README size.
+
+A title is also the figure's caption in the report, so it is a sentence, and wraps.
+"""
 
 import contextlib
-import io
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy
@@ -14,10 +18,11 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.run import write
+from common.run import UNITS
 
 SPLIT_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
 SERIES_COLOURS = ["#0072B2", "#D55E00", "#999999", "#CC79A7"]
+BAR_COLOURS = {"Q1": "#0072B2", "Q3": "#D55E00", "random encoder": "#999999", "PCA": "#CC79A7"}
 # Ten digits need ten colours, more than any colour-blind safe palette keeps apart: points are drawn as digits too.
 DIGIT_COLOURS = matplotlib.colormaps["tab10"].colors
 STYLE = {
@@ -36,27 +41,26 @@ SMOOTHING = 0.02  # width of the moving average, as a fraction of all training i
 
 
 @contextlib.contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Yield a figure of that size in inches and write it to ``path`` when the block ends."""
+def _figure(path: Path, width: float, height: float, title: str) -> Iterator[Figure]:
+    """Yield a figure of that size in inches, and write it with its title to ``path`` when the block ends."""
     with matplotlib.rc_context(STYLE):
         figure = Figure((width, height), layout="constrained")
+        figure.suptitle(textwrap.fill(title, round(12 * width)), fontsize=11)
         yield figure
-        drawn = io.BytesIO()
-        figure.savefig(drawn)
-        write(path, drawn.getvalue())
+        figure.savefig(path)
 
 
-def curves(path: Path, history: list[dict], metric: str, title: str, unit: str, *, percent: bool = False) -> None:
-    """Draw ``metric`` over training iterations: every step (light), its moving average, validation and test.
+def plot_curves(path: Path, history: list[dict], metric: str, title: str) -> None:
+    """Plot ``metric`` over training iterations: every step (light), its moving average, validation and test.
 
-    ``history`` is what ``train.fit`` returns. The axis is logarithmic, unless ``percent``: then fractions in [0, 1]
-    are drawn as per cent.
+    ``history`` is what ``train.fit`` returns. The axis is logarithmic, but for accuracy, which is shown in per cent.
     """
+    percent = metric == "accuracy"
     steps = numpy.concatenate([record["train"][metric] for record in history])
     width = max(1, round(SMOOTHING * len(steps)))
     smooth = numpy.convolve(steps, numpy.ones(width) / width, mode="valid")
     ends = [record["step"] for record in history]
-    with _figure(path, 7, 4) as figure:
+    with _figure(path, 7, 4, title) as figure:
         axes = figure.subplots()
         raw = {"color": SPLIT_COLOURS["train"], "alpha": 0.25, "linewidth": 0.7, "label": "train, every iteration"}
         axes.plot(range(1, len(steps) + 1), steps, **raw)
@@ -67,101 +71,87 @@ def curves(path: Path, history: list[dict], metric: str, title: str, unit: str, 
             values = [record[split][metric] for record in history]
             shown = f"{values[-1]:.2%}" if percent else f"{values[-1]:.4f}"
             axes.plot(ends, values, marker, color=SPLIT_COLOURS[split], label=f"{split}, last {shown}", markersize=5)
-        axes.set(title=title, xlabel="training iteration", ylabel=unit, xlim=(0, len(steps) * 1.01))
-        settled = smooth[len(smooth) // 20 :]  # the first steps would take up most of the axis
+        axes.set(xlabel="training iteration", ylabel=UNITS[metric], xlim=(0, len(steps) * 1.01))
+        later = smooth[len(smooth) // 20 :]  # the first steps would take up most of the axis
         if percent:
-            axes.set_ylim(max(0.0, float(settled.min()) - 0.02), 1.002)
+            axes.set_ylim(max(0.0, float(later.min()) - 0.02), 1.002)
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         else:
             _log_axis(axes)
         axes.legend(loc="lower right" if percent else "upper right")
 
 
-def train_against_test(
-    path: Path,
-    panels: dict[str, list[list[dict]]],
-    metric: str,
-    title: str,
-    unit: str,
-    *,
-    percent: bool = False,
-    columns: int = 2,
-) -> None:
-    """Draw ``metric`` over training iterations on the training examples and on test images, every panel on one scale.
+def plot_few_shot_curves(path: Path, panels: dict[str, dict[str, Any]], metric: str, title: str) -> None:
+    """Plot ``metric`` over training iterations on the labelled images and on test images, a panel for each variant,
+    every panel on one scale.
 
-    A panel maps its title to the histories of several draws, what ``train.fit`` returns with "examples" and "test": the
-    first is drawn thick, and the title goes on with its last values and their gap. Axes as in ``curves``.
+    A panel's title maps to the outcomes of ``few_shot`` by subset. The first balanced one is thick, and the title goes
+    on with its last values and their gap; `first`, which is not balanced, is left out. Axes as in ``plot_curves``.
     """
+    percent, columns = metric == "accuracy", min(2, len(panels))
     rows = -(-len(panels) // columns)
-    with _figure(path, max(7.0, 4.6 * columns), 3 * rows + 1.0) as figure:
-        figure.suptitle(title, fontsize=11)
+    with _figure(path, max(7.0, 4.6 * columns), 3 * rows + 1.0, title) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-        for (name, histories), axes in zip(panels.items(), grid.flat, strict=True):
+        for (name, by_subset), axes in zip(panels.items(), grid.flat, strict=True):
+            histories = [outcome.history for subset, outcome in by_subset.items() if subset != "first"]
             for number, history in reversed(list(enumerate(histories))):  # the thick one last, on top
-                for split, label in (("examples", "train"), ("test", "test")):
+                for split, label in (("labelled", "labelled images"), ("test", "test images")):
                     axes.plot(
                         [record["step"] for record in history],
                         [record[split][metric] for record in history],
-                        color=SPLIT_COLOURS[label],
-                        label=f"{label}, {'the other draws' if number else 'one draw'}",
+                        color=SPLIT_COLOURS["train" if split == "labelled" else "test"],
+                        label=f"{label}, {'other subsets' if number else 'subset 1'}",
                         **({"linewidth": 0.8, "alpha": 0.5} if number else {"linewidth": 2.2}),
                     )
-            train, test = (histories[0][-1][split][metric] for split in ("examples", "test"))
+            train, test = (histories[0][-1][split][metric] for split in ("labelled", "test"))
             if percent:
-                numbers = f"train {train:.1%}, test {test:.1%}: over-fitting by {100 * (train - test):.1f} points"
+                numbers = f"labelled {train:.1%}, test {test:.1%}: over-fitting by {100 * (train - test):.1f} points"
                 axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             else:
-                numbers = f"train {train:.3g}, test {test:.3g}: {test / train:.1f} times as much"
+                numbers = f"labelled {train:.3g}, test {test:.3g}: {test / train:.1f} times as much"
                 _log_axis(axes)
             axes.set_title(f"{name}\n{numbers}", fontsize=9)
             axes.set_xlim(left=0)
         for axes in grid[:, 0]:
-            axes.set_ylabel(unit)
+            axes.set_ylabel(UNITS[metric])
         for axes in grid[-1]:
             axes.set_xlabel("training iteration")
         by_label = dict(zip(*reversed(grid[0, 0].get_legend_handles_labels()), strict=True))
         figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=2 * columns)
 
 
-def label_curve(
-    path: Path, shots: list[int], panels: dict[str, dict[str, NDArray]], title: str, label: str, note: dict[str, str]
-) -> None:
-    """Draw accuracy against labelled images per digit, a panel per regime on one scale.
-
-    A panel maps names to accuracies (len(shots), draws): their mean is a line, their range a band. ``note`` is a line
-    under each panel's title.
+def plot_label_curve(path: Path, shots: Sequence[int], series: dict[str, list[list[float]]], title: str) -> None:
+    """Plot the accuracies of each series, by shots and subset, against labelled images per digit: their mean as a line,
+    their range as a band.
     """
-    with _figure(path, 9.2, 4.2) as figure:
-        figure.suptitle(title, fontsize=11)
-        grid = figure.subplots(1, len(panels), sharey=True)
-        for (regime, series), axes in zip(panels.items(), grid, strict=True):
-            for (name, accuracies), colour, marker in zip(series.items(), SERIES_COLOURS, "os", strict=False):
-                axes.plot(shots, accuracies.mean(1), color=colour, marker=marker, label=name)
-                axes.fill_between(shots, accuracies.min(1), accuracies.max(1), color=colour, alpha=0.2, linewidth=0)
-            axes.set_title(f"{regime}\n{note[regime]}", fontsize=9)
-            axes.set_xscale("log")
-            axes.set_xticks(shots, [str(number) for number in shots])
-            axes.minorticks_off()
-            axes.set_xlabel("labelled images per digit")
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        grid[0].set_ylabel(label)
-        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-
-
-def dots(
-    path: Path, rows: dict[str, list[float]], title: str, label: str, others: dict[str, float], other: str
-) -> None:
-    """Draw a row of dots for each name: accuracies of several draws as dots, their mean as a line with its value and
-    standard deviation. ``others``, for some names, is one more value each, drawn hollow and named ``other``.
-    """
-    with _figure(path, 7.5, 0.42 * len(rows) + 1.5) as figure:
+    with _figure(path, 7, 4.6, title) as figure:
         axes = figure.subplots()
-        for height, (name, values) in enumerate(rows.items()):
-            axes.plot(values, [height] * len(values), "o", color=SERIES_COLOURS[0], alpha=0.6, label="a draw")
+        for (name, by_shots), colour, marker in zip(series.items(), SERIES_COLOURS, "os^D", strict=False):
+            accuracies = numpy.array(by_shots)
+            axes.plot(shots, accuracies.mean(1), color=colour, marker=marker, label=name)
+            axes.fill_between(shots, accuracies.min(1), accuracies.max(1), color=colour, alpha=0.2, linewidth=0)
+        axes.set_xscale("log")
+        axes.set_xticks(shots, [str(number) for number in shots])
+        axes.minorticks_off()
+        axes.set(xlabel="labelled images per digit", ylabel=f"test {UNITS['accuracy'].split()[0]}")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.legend(loc="lower right")
+
+
+def plot_dots(path: Path, rows: dict[str, dict[str, Any]], title: str) -> None:
+    """Plot a row for each name, from the outcomes of ``few_shot`` by subset: test accuracies of the balanced subsets as
+    dots, their mean as a line with its value and standard deviation, and that of `first` as a hollow diamond.
+    """
+    with _figure(path, 7.5, 0.42 * len(rows) + 1.6, title) as figure:
+        axes = figure.subplots()
+        for height, by_subset in enumerate(rows.values()):
+            accuracies = {subset: outcome.metrics["test"]["accuracy"] for subset, outcome in by_subset.items()}
+            first, values = accuracies.pop("first"), list(accuracies.values())
+            axes.plot(values, [height] * len(values), "o", color=SERIES_COLOURS[0], alpha=0.6, label="balanced subset")
             mean, deviation = numpy.mean(values), numpy.std(values, ddof=1)
-            axes.plot([mean, mean], [height - 0.3, height + 0.3], color="black", linewidth=1.5, label="mean of draws")
-            if name in others:
-                axes.plot(others[name], height, "D", markerfacecolor="none", color=SERIES_COLOURS[1], label=other)
+            axes.plot([mean, mean], [height - 0.3, height + 0.3], color="black", linewidth=1.5, label="their mean")
+            hollow = {"markerfacecolor": "none", "color": SERIES_COLOURS[1], "label": "first training images, as many"}
+            axes.plot(first, height, "D", **hollow)
             axes.annotate(
                 f"{mean:.1%} \N{PLUS-MINUS SIGN} {100 * deviation:.1f}",
                 (1.01, height),
@@ -171,37 +161,35 @@ def dots(
             )
         axes.set_yticks(range(len(rows)), rows)
         axes.invert_yaxis()
-        axes.set(title=title, xlabel=label)
+        axes.set_xlabel("accuracy on test images")
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         by_label = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=3)
 
 
-def reconstructions(path: Path, examples: list[dict[str, Tensor]], labels: Tensor, title: str) -> None:
-    """Draw one column per label and one block of rows per example: the original above its reconstructions, each with
-    its L1 error per pixel.
+def plot_reconstructions(path: Path, blocks: list[dict[str, Tensor]], labels: Tensor, title: str) -> None:
+    """Plot one column per label, and blocks of rows: originals above their reconstructions, each with its L1 error per
+    pixel.
 
-    An example maps row names to images (C, 1, 28, 28) in [0, 1] on the CPU, the original first; labels (C,).
+    A block maps row names to images (C, 1, 28, 28) in [0, 1] on the CPU, the originals first; labels (C,).
     """
-    rows = [(name, drawn, next(iter(example.values()))) for example in examples for name, drawn in example.items()]
+    rows = [(name, images, next(iter(block.values()))) for block in blocks for name, images in block.items()]
     columns = len(labels)
-    with _figure(path, 0.95 * columns + 0.9, 1.1 * len(rows) + 0.5) as figure:
+    with _figure(path, 0.95 * columns + 0.9, 1.1 * len(rows) + 0.5, title) as figure:
         grid = figure.subplots(len(rows), columns, squeeze=False)
-        figure.suptitle(title, fontsize=11)
         for axes, label in zip(grid[0], labels, strict=True):
             axes.set_title(f"{int(label)}")
-        for line, (name, drawn, originals) in zip(grid, rows, strict=True):
+        for line, (name, images, originals) in zip(grid, rows, strict=True):
             line[0].set_ylabel(name)
-            for axes, image, original in zip(line, drawn, originals, strict=True):
+            for axes, image, original in zip(line, images, originals, strict=True):
                 _image(axes, image)
-                if drawn is not originals:
+                if images is not originals:
                     axes.set_xlabel(f"L1 {(image - original).abs().mean():.3f}", fontsize=8, labelpad=2)
 
 
-def latents(path: Path, projections: dict[str, NDArray], labels: NDArray, title: str) -> None:
-    """Draw 2-D projections (name -> (N, 2)) side by side, each image as a small digit in its digit's colour."""
-    with _figure(path, 5.2 * len(projections), 5.2) as figure:
-        figure.suptitle(title, fontsize=11)
+def plot_latents(path: Path, projections: dict[str, NDArray], labels: NDArray, title: str) -> None:
+    """Plot 2-D projections (name -> (N, 2)) side by side, each image as a small digit in its digit's colour."""
+    with _figure(path, 5.2 * len(projections), 5.2, title) as figure:
         for axes, (name, points) in zip(
             figure.subplots(1, len(projections), squeeze=False)[0], projections.items(), strict=True
         ):
@@ -225,16 +213,16 @@ def latents(path: Path, projections: dict[str, NDArray], labels: NDArray, title:
             axes.spines[:].set_visible(True)
 
 
-def confusion(path: Path, counts: NDArray, title: str) -> None:
-    """Draw a confusion matrix: counts (K, K), rows the true class, columns the predicted one.
+def plot_confusion(path: Path, counts: NDArray, title: str) -> None:
+    """Plot a confusion matrix: counts (K, K), rows the true class, columns the predicted one.
 
     Colour shows the mistakes only, as the share of the row, so that the diagonal does not drown them.
     """
     shares = counts / counts.sum(axis=1, keepdims=True)
     mistakes = numpy.where(numpy.eye(len(counts), dtype=bool), numpy.nan, 100 * shares)
-    with _figure(path, 6.4, 5.4) as figure:
+    with _figure(path, 6.4, 5.4, title) as figure:
         axes = figure.subplots()
-        drawn = axes.imshow(mistakes, cmap="Oranges", vmin=0)
+        coloured = axes.imshow(mistakes, cmap="Oranges", vmin=0)
         for true, predicted in numpy.ndindex(*counts.shape):
             count = counts[true, predicted]
             if count:
@@ -243,19 +231,18 @@ def confusion(path: Path, counts: NDArray, title: str) -> None:
                 axes.text(predicted, true, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)
         axes.grid(False)
         ticks = range(len(counts))
-        axes.set(title=title, xlabel="predicted digit", ylabel="true digit", xticks=ticks, yticks=ticks)
-        figure.colorbar(drawn, label="mistakes, % of the true digit's images")
+        axes.set(xlabel="predicted digit", ylabel="true digit", xticks=ticks, yticks=ticks)
+        figure.colorbar(coloured, label="mistakes, % of the true digit's images")
 
 
-def mistakes(
+def plot_mistakes(
     path: Path, images: Tensor, labels: Tensor, predicted: Tensor, confidences: Tensor, title: str, columns: int = 8
 ) -> None:
-    """Draw misclassified images (N, 1, 28, 28) in the order given, with their labels, predictions and the predicted
+    """Plot misclassified images (N, 1, 28, 28) in the order given, with their labels, predictions and the predicted
     class's probability (each (N,)), all on the CPU.
     """
     rows = max(1, -(-len(images) // columns))
-    with _figure(path, 1.15 * columns, 1.6 * rows + 0.5) as figure:
-        figure.suptitle(title, fontsize=11)
+    with _figure(path, 1.15 * columns, 1.6 * rows + 0.5, title) as figure:
         grid = figure.subplots(rows, columns, squeeze=False).flat
         # grid last: zip ends at the images and takes no axes too many
         for image, label, prediction, confidence, axes in zip(images, labels, predicted, confidences, grid):  # noqa: B905
@@ -266,35 +253,25 @@ def mistakes(
             axes.set_axis_off()
 
 
-def bars(path: Path, panels: dict[str, dict[str, float]], title: str, columns: int = 4) -> None:
-    """Draw one panel per measure (its title -> series name -> value), a bar per series, with its value on it."""
-    rows = -(-len(panels) // columns)
-    with _figure(path, max(7.2, 2.4 * columns), 2.3 * rows + 0.9) as figure:
-        figure.suptitle(title, fontsize=11)
-        grid = figure.subplots(rows, columns, squeeze=False).flat
-        for (name, values), axes in zip(panels.items(), grid):  # noqa: B905 (grid last and longer, see mistakes)
-            heights = list(values.values())
-            drawn = axes.bar(range(len(values)), heights, color=SERIES_COLOURS[: len(values)], label=list(values))
-            axes.bar_label(drawn, [f"{height:.3g}" for height in heights], fontsize=8, padding=1)
+def plot_bars(path: Path, panels: dict[str, dict[str, float]], title: str, reference: str) -> None:
+    """Plot one panel per measure (its title -> name -> value) side by side, a bar per name with its value on it. The
+    value of ``reference``, where a panel has it, is a dashed line.
+    """
+    with _figure(path, max(7.2, 2.4 * len(panels)), 3.2, title) as figure:
+        grid, lines = figure.subplots(1, len(panels), squeeze=False)[0], {}
+        for (name, series), axes in zip(panels.items(), grid, strict=True):
+            values = {model: value for model, value in series.items() if model != reference}
+            if reference in series:
+                lines[reference] = axes.axhline(series[reference], color="black", linestyle="--", linewidth=0.8)
+            colours = [BAR_COLOURS.get(model, BAR_COLOURS["PCA"]) for model in values]
+            bars = axes.bar(range(len(values)), values.values(), color=colours)
+            axes.bar_label(bars, [f"{height:.3g}" for height in values.values()], fontsize=8, padding=1)
             axes.margins(y=0.15)
             axes.set_title(name, fontsize=9)
             axes.set_xticks([])
             axes.tick_params(labelsize=8)
-        for axes in grid:
-            axes.set_axis_off()
-        figure.legend(drawn.patches, list(values), loc="outside lower center", ncols=len(values))
-
-
-def digit_lines(path: Path, series: dict[str, NDArray], title: str, label: str, reference: float) -> None:
-    """Draw one value per digit for each series (name -> (10,)), and a dashed line at ``reference``."""
-    with _figure(path, 7, 3.6) as figure:
-        axes = figure.subplots()
-        for (name, values), colour, marker in zip(series.items(), SERIES_COLOURS, "os^D", strict=False):
-            axes.plot(range(len(values)), values, marker=marker, color=colour, label=name)
-        axes.axhline(reference, color="black", linestyle="--", linewidth=0.8)
-        axes.set(title=title, xlabel="digit", ylabel=label, xticks=range(10))
-        axes.set_ylim(bottom=0)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(series))
+        handles = lines | dict(zip(values, bars.patches, strict=True))
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
 
 
 def _log_axis(axes: Axes) -> None:

@@ -1,35 +1,39 @@
-"""What every script's run needs: shared options, device, seeds, and files that are written whole or not at all."""
+"""What every script's run needs: shared options, device, seeds, numbers, and a folder that is swapped in whole."""
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
+import inspect
 import io
 import json
 import math
 import os
-import platform
+import re
+import shlex
 import statistics
-import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy
-import scipy
-import sklearn
 import torch
-import torchvision
 import tyro
-from filelock import FileLock, Timeout
 
-from common.download import DatasetName
+from common import results
+from common.download import DATA_DIR, DatasetName
+from common.results import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-SNAPSHOT = "snapshot.pt"  # what train.fit keeps of an unfinished run; its file's name ends so
-UNFINISHED = "unfinished.json"  # in a script's folder until its run is complete: what the snapshots belong to
-BESIDE = ".tmp-"  # how the name of a file starts until it is complete
-_locks: dict[Path, FileLock] = {}  # held until the process ends, however it ends
+MADE_BY = {"q1_undo": "q1_autoencoder.py --undo"}  # results whose name is not their script's
+# What an option may be; the others are whole numbers from 1 or other numbers from 0.
+LIMITS = {
+    "seed": (0, 2**32 - 1),  # scikit-learn takes no more
+    "latent_dim": (2, 784),
+    "subsets": (2, 999),
+    "learning_rate": (1e-9, math.inf),
+    "label_smoothing": (0, 1),
+}
 UNITS = {
     "l1": "L1 per pixel, pixels in [0, 1]",
     "mse": "MSE per pixel, pixels in [0, 1]",
@@ -37,19 +41,24 @@ UNITS = {
     "cross_entropy": "cross-entropy (nats)",
     "accuracy": "accuracy (fraction)",
 }
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
-class RunError(RuntimeError):
-    """The options were fine but the run has no result worth keeping: a collapse, a non-finite loss."""
+class InputError(Exception):
+    """The user's mistake: one line with what was found, what was expected and what to do; exit code 2."""
+
+
+class RunError(Exception):
+    """The input was fine but the run has no result worth keeping: a collapse, a non-finite loss; exit code 1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options that every script shares."""
+    """The options that every script shares. InputError for a number outside its limits."""
 
     dataset: DatasetName = "mnist"
     """Which images; all four have the same shape and split sizes."""
-    data_dir: Path = REPOSITORY / "data"
+    data_dir: Path = DATA_DIR
     """Folder of the raw data files; what is missing is fetched into it."""
     output_dir: Path = REPOSITORY / "outputs"
     """Folder of the results; each script writes into a subfolder of its own name."""
@@ -57,79 +66,90 @@ class Options:
     """Where to compute; auto takes a GPU when there is one."""
     seed: int = 0
     """Seed of every random choice, 0 to 4294967295: same seed, machine and thread count, same bits."""
-    resume: bool = False
-    """Go on from where a killed run with the same options stopped, to the bits it would have reached."""
 
     def __post_init__(self) -> None:
-        require(self, "seed", least=0, most=2**32 - 1)  # scikit-learn takes no more
+        require_limits(self)
 
 
-def require(options: Any, *names: str, least: float, most: float = sys.float_info.max) -> None:
-    """Raise ValueError unless each named option is a finite number from ``least`` to ``most``."""
-    for name in names:
-        value = getattr(options, name)
-        if not least <= value <= most:  # true for nan
-            upper = f" to {most}" if most < sys.float_info.max else " or more"
-            raise ValueError(f"--{name.replace('_', '-')}: got {value}, expected {least}{upper}")
+def require_limits(options: Any) -> None:
+    """Raise InputError for an int or float field that is not finite or not within ``LIMITS``."""
+    for name, value in vars(options).items():
+        if type(value) in (int, float):
+            least, most = LIMITS.get(name, (1, 10**9) if type(value) is int else (0, math.inf))
+            if not (least <= value <= most and value < math.inf):  # true for nan
+                upper = f" to {most}" if most < math.inf else " or more"
+                raise InputError(f"--{name.replace('_', '-')}: got {value}, expected {least}{upper}")
 
 
 def command_line(main: Callable[[Any], Any], config_class: type, arguments: list[str] | None = None) -> None:
     """Parse the command line into ``config_class`` and call ``main`` with it.
 
-    Bad input (ValueError, OSError) ends as one line on stderr with exit code 2, a failed run (RunError) with 1, Ctrl-C
-    with 130; ``python -X dev`` shows the traceback as well.
+    The user's mistakes and a disk that takes no more end as one line on stderr with exit code 2, a failed run with 1,
+    Ctrl-C with 130. Every other exception keeps its traceback. What an unfinished run wrote is removed.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no "±" shows "?"
+    config = None
     try:
-        main(parse(config_class, main.__module__, arguments))
-    except (ValueError, OSError, RunError) as error:
-        if sys.flags.dev_mode:
+        config = parse(config_class, inspect.getmodule(main).__doc__, arguments)
+        main(config)
+    except InputError as error:
+        sys.exit(_say(error, 2))
+    except RunError as error:
+        sys.exit(_say(error, 1))
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
             raise
-        sys.exit(_fail(str(error), 1 if isinstance(error, RunError) else 2))
+        sys.exit(
+            _say(f"cannot write {error.filename or 'the results'} ({error.strerror}); earlier results are kept", 2)
+        )
     except (MemoryError, torch.OutOfMemoryError):
-        sys.exit(_fail("out of memory; try a smaller --batch-size, or --device cpu if it was a GPU's", 1))
+        sys.exit(_say("out of memory; try a smaller --batch-size, or --device cpu if it was a GPU's", 1))
     except KeyboardInterrupt:
-        again = " with --resume" if issubclass(config_class, Options) else ""
-        sys.exit(_fail(f"interrupted; the same command{again} goes on from here", 130))
+        _say("interrupted; earlier results are kept, and the same command starts again", 130)
+        if isinstance(config, Options):
+            results.remove_unfinished(config.output_dir)
+        os._exit(130)  # at once: fits in other threads have nothing to lose
+    finally:
+        if isinstance(config, Options):
+            results.remove_unfinished(config.output_dir)
 
 
-def parse(config_class: type, description_module: str, arguments: list[str] | None = None) -> Any:
-    """Build a ``config_class`` from command-line arguments (the process's own if None), with the module's docstring
-    as help. Raises ValueError with one line for an unknown option or an impossible value.
+def parse(config_class: type, description: str | None, arguments: list[str] | None = None) -> Any:
+    """Build a ``config_class`` from command-line arguments (the process's if None), with ``description`` as help.
+    Raises InputError for an unknown option or an impossible value.
     """
     boxed = io.StringIO()
     try:
         with contextlib.redirect_stderr(boxed):
-            return tyro.cli(config_class, args=arguments, description=sys.modules[description_module].__doc__)
+            return tyro.cli(config_class, args=arguments, description=description)
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        # tyro frames its message in a box: a title, the message, then a rule and further help.
-        message = boxed.getvalue().split("\n", 1)[-1].split("───", 1)[0]
-        line = " ".join(message.translate(str.maketrans("│╭╮╰╯─", "      ")).split())
-        line = line.removeprefix(f"Error parsing {config_class.__name__}: ").rstrip(".")
-        raise ValueError(f"{line}; --help lists the options") from None
+        # tyro draws a box, of hyphens for an ASCII terminal: a title, the message, then a rule and further help.
+        parts = re.split(r"(?m)^[ │]*[─-]{5,}[ │]*$", boxed.getvalue().split("\n", 1)[-1])
+        message = next(filter(str.strip, parts), "")
+        line = " ".join(message.replace("│", " ").split()).removeprefix(f"Error parsing {config_class.__name__}: ")
+        raise InputError(f"{line.rstrip('.')}; --help lists the options") from None
 
 
-def _fail(message: str, code: int) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+def _say(message: object, code: int) -> int:
+    print("error: " + " ".join(str(message).split()), file=sys.stderr, flush=True)
     return code
 
 
-def device(options: Options) -> torch.device:
-    """Return the device that ``options.device`` names; ValueError if this machine has none of that kind."""
+def device(name: str) -> torch.device:
+    """Return the device of ``--device``; InputError if this machine has none of that kind."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    name = options.device
     if name == "auto":
         name = next(kind for kind, usable in available.items() if usable)
     if not available[name]:
         usable = ", ".join(kind for kind, usable in available.items() if usable)
-        raise ValueError(
+        raise InputError(
             f"--device: got {name}, which PyTorch does not find on this machine; expected auto or {usable}"
         )
-    torch.backends.cudnn.deterministic = True  # same seed, same bits on a GPU too
+    torch.backends.cudnn.deterministic = True
     return torch.device(name)
 
 
@@ -139,214 +159,123 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def _shown(path: Path) -> str:
-    """Return a path as it is written down: inside the repository, relative to it."""
-    return path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY) else str(path)
-
-
-def start(options: Options, script: str, provenance: dict[str, Any]) -> Path:
-    """Return ``<output-dir>/<script name>``, made if need be, for this process alone to write to until it ends.
-
-    With ``options.resume`` the snapshots that a killed run left there stay, and ``train.fit`` goes on from them;
-    without it they go. Complete files stay until new ones replace them. Raises ValueError when the killed run's
-    provenance is another or another process writes there, OSError when the folder cannot be written to.
+def numbers(
+    model: str, metrics: dict[str, float | list[float]], split: str, headline: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """Return metrics (name -> the value of one run, or of several) as the entries of summary.json: whose they are,
+    measure, split and unit; mean, std (of the sample, None for one run), n and values. ``headline`` names those that
+    the report opens with.
     """
-    folder = options.output_dir / Path(script).stem
-    unfinished = folder / UNFINISHED
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _locks.setdefault(folder.resolve(), FileLock(folder / ".lock")).acquire(timeout=0)
-    except Timeout:
-        raise ValueError(
-            f"{folder} is being written to by {_owner(unfinished)}: wait for it, or give another --output-dir"
-        ) from None
-    except OSError as error:
-        raise OSError(f"cannot write to {folder} ({error.strerror}): give another --output-dir") from error
-    for abandoned in folder.rglob(f"{BESIDE}*"):
-        abandoned.unlink()
-    if options.resume and unfinished.exists():
-        _require_same(unfinished, provenance)
-        print(f"going on with the unfinished run in {folder}")
-    else:
-        if options.resume:
-            print(f"no unfinished run in {folder}: starting from the beginning")
-        if unfinished.exists() or (folder / "config.json").exists():
-            print(f"replacing the earlier run in {folder}")
-        _drop_snapshots(folder)
-    write(unfinished, json.dumps({"process": os.getpid()} | provenance))
-    return folder
-
-
-def _owner(unfinished: Path) -> str:
-    try:
-        return f"process {json.loads(unfinished.read_text('utf-8'))['process']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
-
-
-def _require_same(unfinished: Path, provenance: dict[str, Any]) -> None:
-    """Raise ValueError, naming the fields and both values, unless the unfinished run's provenance is the same."""
-    try:
-        found = differences(json.loads(unfinished.read_text("utf-8")), provenance)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"cannot use {unfinished}, it is damaged: leave out --resume to start afresh") from error
-    if found:
-        raise ValueError(
-            f"--resume: the unfinished run in {unfinished.parent} had other settings: {'; '.join(found)}."
-            " Give its own, or leave out --resume to start afresh"
-        )
-
-
-def resumable(folder: Path, provenance: dict[str, Any]) -> bool:
-    """Return whether a killed run of the same provenance left ``folder`` unfinished."""
-    try:
-        _require_same(folder / UNFINISHED, provenance)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Say in what two provenances differ that decides about the bits of a result: not in folders, nor in the commit."""
-    old, new = determining(then), determining(now)
-    return [f"{name} {old.get(name)} then, {new.get(name)} now" for name in new | old if old.get(name) != new.get(name)]
-
-
-def determining(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Return what of a provenance decides about the bits of a result, flat."""
-    options = {k: v for k, v in provenance["options"].items() if k not in ("data_dir", "output_dir", "resume")}
-    flat = {
-        f"{k} {name}": v for k in ("versions", "upstream_sha256", "source_sha256") for name, v in provenance[k].items()
-    }
-    return options | flat | {name: provenance[name] for name in ("device", "threads", "data_sha256")}
-
-
-def _drop_snapshots(folder: Path) -> None:
-    for snapshot in folder.rglob(f"*{SNAPSHOT}"):
-        snapshot.unlink()
-    (folder / UNFINISHED).unlink(missing_ok=True)
-
-
-def write(path: Path, content: bytes | str) -> None:
-    """Write a file, text as UTF-8: beside ``path``, and renamed when it is complete. OSError says which."""
-    beside = path.with_name(f"{BESIDE}{os.getpid()}-{path.name}")
-    try:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(beside, path)
-    except OSError as error:
-        raise OSError(f"cannot write {path} ({error.strerror}); what was there before is as it was") from error
-    finally:
-        with contextlib.suppress(OSError):  # where nothing can be written, nothing may be there either
-            beside.unlink(missing_ok=True)
-
-
-def quoted(values: dict[str, float | list[float]], split: str, prefix: str = "") -> dict[str, dict]:
-    """Turn metrics (name -> the value of a run, or a list with one of each run) into the form of summary.json: mean,
-    std (of the sample, None for one run), n (runs), unit and split, by the name "test/l1", or "pca_12/test/l1" with a
-    prefix.
-    """
-    entries = {}
-    for name, value in values.items():
-        runs = value if isinstance(value, list) else [value]
-        mean, std = statistics.fmean(runs), statistics.stdev(runs) if len(runs) > 1 else None
-        entries[f"{prefix}/{split}/{name}".lstrip("/")] = {
-            "mean": mean if math.isfinite(mean) else None,  # JSON has no infinity, which some measures reach
-            "std": std,
-            "n": len(runs),
-            "unit": _unit(name),
-            "split": split,
-        }
+    entries = []
+    for measure, value in metrics.items():
+        values = value if isinstance(value, list) else [value]
+        entry = {"model": model, "measure": measure, "split": split, "unit": _unit(measure)}
+        std = statistics.stdev(values) if len(values) > 1 else None
+        entry |= {"mean": statistics.fmean(values), "std": std, "n": len(values), "values": values}
+        entries.append(entry | {"headline": measure in headline})
     return entries
 
 
-def _unit(name: str) -> str:
-    """Look up a metric's unit; the measures of ``common.representation`` are fractions, R^2 or scale-free ratios."""
-    if name in UNITS:
-        return UNITS[name]
-    return UNITS["accuracy"] if name.endswith("accuracy") else "R^2" if name.endswith("r2") else "ratio, scale-free"
+def _unit(measure: str) -> str:
+    if measure in UNITS:
+        return UNITS[measure]
+    return UNITS["accuracy"] if measure.endswith("accuracy") else "R^2" if measure.endswith("r2") else "ratio"
 
 
-def provenance(
-    options: Options, script: str, device: torch.device, fingerprint: str, upstream: dict[Path, str]
-) -> dict[str, Any]:
-    """Return what a result depends on, for config.json: resolved options, device and threads, versions, the data's
-    fingerprint, the sha256 of upstream checkpoints by their script, of the script and of common/, the git commit.
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A run under way: its options, the device, where it writes until it is complete, and what it builds on."""
+
+    config: Options
+    device: torch.device
+    folder: Path
+    target: Path
+    upstream: dict[str, str]
+    started: float
+
+    def finish(
+        self,
+        fingerprint: str,
+        history: list[dict],
+        numbers: list[dict],
+        figures: dict[str, str],
+        answer: list[str],
+        paired: Sequence[dict] = (),
+    ) -> dict[str, Any]:
+        """Write metrics.jsonl, summary.json and config.json, swap the folder in whole, print the answer and where the
+        figures are, and return the summary.
+
+        ``fingerprint`` is the dataset's; ``history`` are the lines of metrics.jsonl, ``numbers`` entries of
+        ``run.numbers``, ``figures`` titles by file name, ``paired`` entries of ``few_shot.compared``.
+        """
+        module = inspect.getmodule(type(self.config))
+        script = Path(module.__file__)
+        summary = {
+            "question": module.__doc__.splitlines()[0],
+            "answer": answer,
+            "numbers": numbers,
+            "paired": list(paired),
+            "figures": figures,
+            "seconds": time.perf_counter() - self.started,
+        }
+        lines = (json.dumps(record, allow_nan=False) + "\n" for record in history)
+        (self.folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+        results.write_json(self.folder / "summary.json", summary)
+        config = {
+            "command": command(script.name, self.config),
+            "options": {k: _shown(v) if isinstance(v, Path) else v for k, v in vars(self.config).items()},
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "versions": results.versions(),
+            "data_sha256": fingerprint,
+            "upstream_sha256": self.upstream,
+            "code_sha256": results.code_sha256(script),
+            "git_commit": results.git_commit(),
+            "files_sha256": {path.name: results.sha256(path) for path in sorted(self.folder.iterdir())},
+        }
+        results.write_json(self.folder / "config.json", config)
+        results.swap_in(self.folder, self.target)
+        print(*answer, f"figures and numbers: {self.target}", sep="\n")
+        return summary
+
+
+def start(config: Options, name: str, needs: tuple[str, ...] = ()) -> Step:
+    """Begin the run whose results are to be ``<output-dir>/<name>``: sweep what killed runs left, and make an empty
+    folder beside for it to write to.
+
+    ``needs`` names the results it builds on. Raises InputError when one of them is not there or of another dataset, or
+    when nothing can be written there.
     """
-    return {
-        "options": {k: _shown(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(options).items()},
-        "device": str(device),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "data_sha256": fingerprint,
-        "upstream_sha256": {path.parent.name: sha256 for path, sha256 in upstream.items()},
-        "git_commit": git_commit(),
-        "source_sha256": source_sha256(script),
-    }
-
-
-def finish(folder: Path, provenance: dict[str, Any], history: list[dict], summary: dict[str, Any]) -> None:
-    """Write metrics.jsonl, summary.json and, with the sha256 of every file of the folder, config.json; then drop what
-    only an unfinished run needs.
-    """
-    texts = {
-        "metrics.jsonl": "".join(json.dumps(record, allow_nan=False) + "\n" for record in history),
-        "summary.json": json.dumps(summary, indent=2, allow_nan=False) + "\n",
-    }
-    for name, text in texts.items():
-        write(folder / name, text)
-    write(folder / "config.json", json.dumps(provenance | {"files_sha256": _digests(folder)}, indent=2) + "\n")
-    _drop_snapshots(folder)
-
-
-def complete(folder: Path) -> dict[str, Any] | None:
-    """Return the provenance of the run in ``folder``, None unless it ended and its files are as it left them."""
+    started, torch_device = time.perf_counter(), device(config.device)
+    upstream = {}
+    for needed in needs:
+        where = config.output_dir / needed
+        options = f"--output-dir {shlex.quote(str(config.output_dir))} --dataset {config.dataset}"
+        remedy = f"make it with `python {MADE_BY.get(needed, f'{needed}.py')} {options}`"
+        if (written := results.read_config(where)) is None:
+            raise InputError(f"no finished results in {where}: {remedy}")
+        if (dataset := written["options"]["dataset"]) != config.dataset:
+            raise InputError(f"the results in {where} are of {dataset}, expected {config.dataset}: {remedy}")
+        upstream[needed] = results.result_sha256(written)
+    target = config.output_dir / name
     try:
-        written = json.loads((folder / "config.json").read_text("utf-8"))
-        digests = written.pop("files_sha256")
-        determining(written)
-        return written if all(sha256(folder / name) == digest for name, digest in digests.items()) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        folder = results.begin(target)
+    except OSError as error:
+        raise InputError(f"cannot write to {target} ({error.strerror}): give another --output-dir") from error
+    return Step(config, torch_device, folder, target, upstream, started)
 
 
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def command(script: str, config: Options) -> str:
+    """Return the command that repeats a run: its options that are not the default, folders and device aside."""
+    words = ["python", script]
+    for field in dataclasses.fields(config):
+        value, option = getattr(config, field.name), field.name.replace("_", "-")
+        if field.name in ("data_dir", "output_dir", "device") or value == field.default:
+            continue
+        words += [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", value]
+    return shlex.join(map(str, words))
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): sha256(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (".lock", "config.json", UNFINISHED) and not path.match(f"*{SNAPSHOT}")
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),  # a class of torch's own, which a safe load refuses
-        "torchvision": torchvision.__version__,
-        "numpy": numpy.__version__,
-        "scikit-learn": sklearn.__version__,
-        "scipy": scipy.__version__,
-    }
-
-
-def source_sha256(script: str) -> dict[str, str]:
-    """Return the sha256 of the script and of each file of common/: what the commit does not tell of changed files."""
-    paths = [REPOSITORY / Path(script).name, *sorted(REPOSITORY.glob("common/*.py"))]
-    return {path.relative_to(REPOSITORY).as_posix(): sha256(path) for path in paths if path.exists()}
-
-
-def git_commit() -> str | None:
-    """Return the commit of this repository, with "-dirty" when files differ from it; None outside git."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=REPOSITORY, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return described.stdout.strip()
+def _shown(path: Path) -> str:
+    """Return a path as it is written down: inside the repository, relative to it."""
+    return path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY) else str(path)

@@ -1,25 +1,22 @@
 """The one training loop and the one evaluation: fit and evaluate."""
 
-import io
 import math
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common import checkpoint
 from common.data import Dataset, Split, batches
 from common.models import fan_in
 from common.muon import Muon
-from common.run import RunError, generator, write
+from common.run import RunError, generator
 
-# (model, images, labels) -> (loss, metrics): the loss is a scalar with a gradient, the metrics are named scalars to
+# (model, inputs, targets) -> (loss, metrics): the loss is a scalar with a gradient, the metrics are named scalars to
 # report; each is a mean over the batch.
 LossFunction = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
-# (images, generator on their device) -> images
+# (inputs, generator on their device) -> inputs
 Transform = Callable[[Tensor, torch.Generator], Tensor]
 
 # Chosen on Q1's validation MSE, over AdamW's usual 0.999 and OneCycleLR's usual warm-up of 30 % and half a cosine.
@@ -27,15 +24,14 @@ BETAS = (0.9, 0.95)
 WARM_UP = 0.1  # fraction of the steps in which the learning rate rises to its peak; then it falls linearly
 REFERENCE_FAN_IN = 128  # layers this wide take --learning-rate itself
 STEPS_PER_LOOK = 20  # a look at the losses waits for the device, so not at every step
-STOPPING = threading.Event()  # set: every run in flight is to end at its next batch
-EVALUATION_BATCH = 500  # keeps to the cache of a CPU; the result does not depend on it beyond rounding
+EVALUATION_BATCH = 500  # keeps to the cache of a CPU
 
 
 def fit(
     model: nn.Module,
     loss_fn: LossFunction,
-    examples: Split,
-    evaluated: dict[str, Split],
+    split: Split,
+    held_out: dict[str, Split],
     *,
     epochs: int,
     batch_size: int,
@@ -44,96 +40,97 @@ def fit(
     seed: int,
     matrix_learning_rate: float = 0.0,
     transform: Transform | None = None,
-    snapshot: Path | None = None,
 ) -> list[dict]:
-    """Train ``model`` in place on ``examples`` and return one record per epoch.
+    """Train ``model`` in place on ``split`` and return one record per epoch.
 
     AdamW under a one-cycle learning rate that rises to ``learning_rate`` and falls to nearly zero (Smith & Topin
     2018), smaller for wide layers (``_optimisers``), over the parameters that require gradients; with a
     ``matrix_learning_rate``, the weights between the first layer and the last are Muon's under that rate. Each epoch
-    visits every example once; its order, and ``transform`` if given, draw from generators made of ``seed`` and the
-    epoch's number.
+    visits every example once; its order, and ``transform`` of the inputs if given, draw from generators made of
+    ``seed`` and the epoch's number.
 
     A record holds ``epoch``, ``step`` (training iterations so far), ``learning_rate``, ``train`` (each metric at
-    every step of the epoch) and under each name in ``evaluated`` that split's metrics, by ``evaluate``.
-
-    With ``snapshot``, the state after each epoch is kept in that file, and a run that finds it there goes on from it to
-    the same bits; that it is a run with the same options is ``run.start``'s to see to. No generator is in it, since
-    each epoch makes its own.
+    every step of the epoch) and under each name in ``held_out`` that split's metrics, by ``evaluate``.
 
     Raises RunError when the loss is not finite, ValueError when nothing is trainable.
     """
     optimisers = _optimisers(model, learning_rate, matrix_learning_rate, weight_decay)
-    images = len(examples)
-    device = examples.images.device
-    steps = math.ceil(images / batch_size)
-    schedules = [
-        torch.optim.lr_scheduler.OneCycleLR(
-            optimiser,
-            [group["lr"] for group in optimiser.param_groups],
-            total_steps=epochs * steps,
-            pct_start=WARM_UP,
-            anneal_strategy="linear",
-            cycle_momentum=False,
-        )
-        for optimiser in optimisers
-    ]
-    state = {"model": model}
-    for number, pair in enumerate(zip(optimisers, schedules, strict=True)):
-        state |= {f"{name} {number}": part for name, part in zip(("optimiser", "schedule"), pair, strict=True)}
-    history = _resume(state, snapshot)
-
-    bar = {"total": epochs * images, "initial": len(history) * images, "unit": " images", "unit_scale": True}
-    with tqdm(**bar, leave=False, disable=None) as progress:  # disable=None: quiet when not on a terminal
-        for epoch in range(len(history) + 1, epochs + 1):
+    steps = math.ceil(len(split) / batch_size)
+    schedules = [_one_cycle(optimiser, epochs * steps) for optimiser in optimisers]
+    history = []
+    alone = threading.current_thread() is threading.main_thread()  # fits side by side have one bar together
+    bar = {"total": epochs * steps, "unit": " steps", "leave": False}
+    with tqdm(**bar, disable=None if alone else True) as progress:  # None: only on a terminal
+        for epoch in range(1, epochs + 1):
             model.train()
-            noise = generator(seed, f"transform/{epoch}", device)
-            values, rates, looked = [], [], 0
-            for indices in batches(examples, batch_size, generator(seed, f"batches/{epoch}")):
-                if STOPPING.is_set():
-                    raise KeyboardInterrupt
-                batch = examples[indices]
-                inputs = batch.images if transform is None else transform(batch.images, noise)
-                loss, metrics = loss_fn(model, inputs, batch.labels)
-                for optimiser in optimisers:
-                    optimiser.zero_grad()
-                loss.backward()
-                rates.append(optimisers[0].param_groups[0]["lr"] / optimisers[0].param_groups[0]["factor"])
-                for optimiser, schedule in zip(optimisers, schedules, strict=True):
-                    optimiser.step()
-                    schedule.step()
-                values.append(torch.stack([loss.detach(), *(value.detach() for value in metrics.values())]))
-                if len(values) % STEPS_PER_LOOK == 0 or len(values) == steps:
-                    losses = torch.stack(values[looked:])[:, 0].tolist()
-                    _stop_unless_finite(losses, rates[looked:], epoch, (epoch - 1) * steps + looked + 1, learning_rate)
-                    looked = len(values)
-                    progress.set_postfix_str(f"epoch {epoch}/{epochs}, loss {losses[-1]:.4f}", refresh=False)
-                    progress.update(min(((epoch - 1) * images + looked * batch_size), epoch * images) - progress.n)
-            record = {"epoch": epoch, "step": epoch * steps, "learning_rate": rates[-1]}
-            record["train"] = dict(zip(metrics, torch.stack(values)[:, 1:].T.tolist(), strict=True))
-            record |= {name: evaluate(model, loss_fn, split) for name, split in evaluated.items()}
-            history.append(record)
-            if snapshot:
-                saved = io.BytesIO()
-                torch.save({name: part.state_dict() for name, part in state.items()} | {"history": history}, saved)
-                write(snapshot, saved.getvalue())
+            examples = _examples(split, batch_size, transform, seed, epoch)
+            progress.set_description(f"epoch {epoch}/{epochs}", refresh=False)
+            rate, metrics = _epoch(model, loss_fn, examples, optimisers, schedules, epoch, steps, progress)
+            record = {"epoch": epoch, "step": epoch * steps, "learning_rate": rate, "train": metrics}
+            history.append(record | {name: evaluate(model, loss_fn, part) for name, part in held_out.items()})
     return history
+
+
+def _examples(
+    split: Split, batch_size: int, transform: Transform | None, seed: int, epoch: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches of an epoch: inputs, transformed anew, and targets."""
+    noise = generator(seed, f"transform/{epoch}", split.inputs.device)
+    for indices in batches(split, batch_size, generator(seed, f"batches/{epoch}")):
+        batch = split[indices]
+        yield batch.inputs if transform is None else transform(batch.inputs, noise), batch.targets
+
+
+def _epoch(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    examples: Iterator[tuple[Tensor, Tensor]],
+    optimisers: list[torch.optim.Optimizer],
+    schedules: list[torch.optim.lr_scheduler.LRScheduler],
+    epoch: int,
+    steps: int,
+    progress: tqdm,
+) -> tuple[float, dict[str, list[float]]]:
+    """Take a step for each batch, and return the last learning rate and each metric at every step."""
+    values, rates, looked = [], [], 0
+    group = optimisers[0].param_groups[0]
+    for inputs, targets in examples:
+        loss, metrics = loss_fn(model, inputs, targets)
+        for optimiser in optimisers:
+            optimiser.zero_grad()
+        loss.backward()
+        rates.append(group["lr"] / group["factor"])
+        for optimiser, schedule in zip(optimisers, schedules, strict=True):
+            optimiser.step()
+            schedule.step()
+        values.append(torch.stack([loss.detach(), *(value.detach() for value in metrics.values())]))
+        if len(values) % STEPS_PER_LOOK == 0 or len(values) == steps:
+            losses = torch.stack(values[looked:])[:, 0].tolist()
+            for step, loss in enumerate(losses, looked):
+                if not math.isfinite(loss):
+                    raise RunError(
+                        f"the loss is {loss} in epoch {epoch}, step {(epoch - 1) * steps + step + 1}, at learning rate"
+                        f" {rates[step]:.2g}; no result was written: try --learning-rate"
+                        f" {group['max_lr'] / group['factor'] / 3:.2g}"
+                    )
+            progress.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
+            progress.update(len(values) - looked)
+            looked = len(values)
+    return rates[-1], dict(zip(metrics, torch.stack(values)[:, 1:].T.tolist(), strict=True))
 
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, loss_fn: LossFunction, split: Split) -> dict[str, float]:
-    """Return each metric of ``loss_fn`` averaged over the images of ``split``, in evaluation mode, without gradients.
+    """Return each metric of ``loss_fn`` averaged over the examples of ``split``, in evaluation mode, without gradients.
 
-    Every image weighs the same, whatever the size of the batch it falls in. The model's mode is left as it was.
+    Every example weighs the same, whatever the size of the batch it falls in. The model's mode is left as it was.
     """
     was_training = model.training
     model.eval()
     total = 0
     for start in range(0, len(split), EVALUATION_BATCH):
-        if STOPPING.is_set():
-            raise KeyboardInterrupt
         batch = split[start : start + EVALUATION_BATCH]
-        _, metrics = loss_fn(model, batch.images, batch.labels)
+        _, metrics = loss_fn(model, batch.inputs, batch.targets)
         total += torch.stack(list(metrics.values())).cpu().double() * len(batch)
     model.train(was_training)
     return dict(zip(metrics, (total / len(split)).tolist(), strict=True))
@@ -159,9 +156,51 @@ def _optimisers(
                 groups.setdefault(factor, []).append(parameter)
     if not groups:
         raise ValueError("got a model without trainable parameters, expected at least one: is all of it frozen?")
-    by_rate = [{"params": found, "lr": learning_rate * factor, "factor": factor} for factor, found in groups.items()]
+    by_rate = [{"params": group, "lr": learning_rate * factor, "factor": factor} for factor, group in groups.items()]
     optimisers = [torch.optim.AdamW(by_rate, learning_rate, BETAS, weight_decay=weight_decay, fused=True)]
     return optimisers + ([Muon(matrices, matrix_learning_rate)] if matrices else [])
+
+
+def _one_cycle(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        [group["lr"] for group in optimiser.param_groups],
+        total_steps=steps,
+        pct_start=WARM_UP if steps > 1 / WARM_UP else 0.0,  # a tenth of ten steps is one, a rise of no length: 0 / 0
+        anneal_strategy="linear",
+        cycle_momentum=False,
+    )
+
+
+def _one_cycle(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        [group["lr"] for group in optimiser.param_groups],
+        total_steps=steps,
+        pct_start=WARM_UP if steps > 1 / WARM_UP else 0.0,  # a tenth of ten steps is one, a rise of no length: 0 / 0
+        anneal_strategy="linear",
+        cycle_momentum=False,
+    )
+
+
+def _stop_unless_finite(losses: list[float], rates: list[float], first_step: int) -> None:
+    for step, (loss, rate) in enumerate(zip(losses, rates, strict=True), first_step):
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the loss is {loss} in step {step}, at learning rate {rate:.2g}; no result was written: try a lower"
+                " --learning-rate, a third of the present one"
+            )
+
+
+def _one_cycle(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        [group["lr"] for group in optimiser.param_groups],
+        total_steps=steps,
+        pct_start=WARM_UP if steps > 1 / WARM_UP else 0.0,  # a tenth of ten steps is one, a rise of no length: 0 / 0
+        anneal_strategy="linear",
+        cycle_momentum=False,
+    )
 
 
 def _stop_unless_finite(losses: list[float], rates: list[float], epoch: int, first_step: int, peak: float) -> None:
@@ -181,22 +220,9 @@ def apply(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
 
 
 def encode(encoder: nn.Module, dataset: Dataset) -> Dataset:
-    """Return the dataset that a decoder trains on: latents (N, D) in the place of images, images in that of labels.
+    """Return the dataset that a decoder trains on: latents (N, D) as inputs, the images as targets.
 
     Done once for a frozen encoder, this saves its forward pass at every step.
     """
     splits = (dataset.train, dataset.validation, dataset.test)
-    return Dataset(*(Split(apply(encoder, split.images), split.images) for split in splits), dataset.fingerprint)
-
-
-def _resume(state: dict, path: Path | None) -> list[dict]:
-    if path is None or not path.exists():
-        return []
-    try:
-        saved, _ = checkpoint.read(path)
-    except ValueError as error:
-        print(f"starting over: {error}")
-        return []
-    for name, part in state.items():
-        part.load_state_dict(saved[name])
-    return saved["history"]
+    return Dataset(*(Split(apply(encoder, split.inputs), split.inputs) for split in splits), dataset.fingerprint)

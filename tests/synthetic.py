@@ -1,7 +1,5 @@
 """Small synthetic digits that go through the real download and loading code, and scripts as processes that use them."""
 
-import dataclasses
-import gzip
 import hashlib
 import importlib
 import multiprocessing.forkserver
@@ -14,23 +12,22 @@ import numpy
 import pytest
 from sklearn.decomposition import PCA
 
-from common import data, download, few_shot, plots, representation, run
+from common import checkpoint, data, download, few_shot, plots, reader, run
 
 TRAIN, TEST = 6_100, 300  # 6,100 leave 1,100 after the 5,000 validation images
-SCRIPTS = ("q1_autoencoder", "q1_autoencoder-undo", "q2_classifier", "q3_frozen_decoder", "q4_few_shot", "q5_transfer")
-TINY = "--draws 2 --shots 2 --plain-iterations 40 --iterations 60 --batch-size 10"
+TINY = "--subsets 2 --shots 2 --plain-iterations 40 --iterations 60 --batch-size 10"
 OPTIONS = {
     "q1_autoencoder": "--epochs 3",
-    "q1_autoencoder-undo": "--undo-epochs 4 --undo",
     "q2_classifier": "--epochs 3",
     "q3_frozen_decoder": "--epochs 6",
     "q4_few_shot": TINY,
-    "q5_transfer": f"{TINY} --spread-epochs 2",
+    "q5_transfer": "--spread-epochs 2",
 }
+SCRIPTS = tuple(OPTIONS)
 
 
 def digits(count: int, seed: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Draw images (N, 28, 28) uint8 and labels (N,) uint8.
+    """Sample images (N, 28, 28) uint8 and labels (N,) uint8.
 
     The label is readable from its image (a bright block whose first row is 2 + 2 * label, of random start and width)
     and so is the index in the file: pixel (0, 0) holds index // 256 and pixel (0, 1) index % 256.
@@ -70,35 +67,25 @@ def write(folder: Path, contents: dict[str, bytes]) -> Path:
     return folder
 
 
-def make_known(patch: pytest.MonkeyPatch, contents: dict[str, bytes]) -> dict[str, download.RawFile]:
-    """Make "mnist" mean the synthetic files, with their checksums and with mirrors that do not exist."""
-    files = []
-    for file in download.DATASETS["mnist"][1]:
-        content = contents[file.name]
-        count = TRAIN if file.name.startswith("train") else TEST
-        files.append(
-            dataclasses.replace(
-                file,
-                shape=(count, *file.shape[1:]),
-                gz_md5=hashlib.md5(gzip.compress(content, mtime=0)).hexdigest(),
-                md5=hashlib.md5(content).hexdigest(),
-                urls=(f"file:///nowhere/{file.name}.gz",),
-            )
-        )
-    patch.setitem(download.DATASETS, "mnist", ("MNIST", tuple(files)))
+def make_known(patch: pytest.MonkeyPatch, contents: dict[str, bytes]) -> None:
+    """Make "mnist" mean the synthetic files, by their checksums, and let no source but the data folder have them."""
+    patch.setitem(
+        download.DATASETS, "mnist", {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
+    )
 
-    def no_wheel(partial):
+    def no_network(folder: Path) -> None:
         raise OSError("no network in tests")
 
-    patch.setattr(download, "_from_wheel", no_wheel)
-    return {file.name: file for file in files}
+    patch.setattr(download, "_from_torchvision", no_network)
+    patch.setattr(download, "_from_wheel", no_network)
 
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
-    """Leave 2,100 images to train on, and draw and measure less."""
+    """Leave 2,100 images to train on, and plot and measure less."""
     patch.setattr(data, "VALIDATION_IMAGES", 4_000)
     patch.setattr(few_shot, "EVALUATIONS", 2)
-    patch.setattr(representation, "PIXEL_CLASSIFIER_IMAGES", 300)
+    patch.setattr(importlib.import_module("q5_transfer"), "SHOTS", (1, 3))
+    patch.setattr(reader.train_reader, "__kwdefaults__", {"epochs": 1})
     q1 = importlib.import_module("q1_autoencoder")
     patch.setattr(q1, "LATENTS_SHOWN", 100)
     patch.setattr(q1, "TSNE", lambda random_state: PCA(2))
@@ -115,7 +102,7 @@ def _child(script: str, arguments: list[str], contents: dict, printed: Path, pre
     make_small(patch)
     if prepare:
         prepare()
-    module = importlib.import_module(script.split("-")[0])
+    module = importlib.import_module(script)
     run.command_line(module.main, module.Config, arguments)
 
 
@@ -125,14 +112,14 @@ def started(
     """Start a script as a process on the synthetic digits of ``folder/data``, results to ``folder/outputs``, and what
     it prints to ``folder/printed``. ``prepare`` is called in it first.
     """
-    context = multiprocessing.get_context("forkserver")  # each is a fork of one process that has imported everything
-    context.set_forkserver_preload([*(script for script in SCRIPTS if script.isidentifier()), "tests.synthetic"])
+    context = multiprocessing.get_context("forkserver")  # a fork of one process that has imported everything
+    context.set_forkserver_preload([*SCRIPTS, "tests.synthetic"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # enough for so little, and unharmed by what else the machine does
         multiprocessing.forkserver.ensure_running()
-    given = [*OPTIONS[script].split(), "--device", "cpu"]
-    given += ["--data-dir", str(folder / "data"), "--output-dir", str(folder / "outputs"), *arguments]
-    process = context.Process(target=_child, args=(script, given, contents, folder / "printed", prepare))
+    options = [*OPTIONS[script].split(), "--device", "cpu"]
+    options += ["--data-dir", str(folder / "data"), "--output-dir", str(folder / "outputs"), *arguments]
+    process = context.Process(target=_child, args=(script, options, contents, folder / "printed", prepare))
     process.start()
     return process
 
@@ -142,3 +129,11 @@ def finished(script: str, contents: dict, folder: Path, *arguments: str, prepare
     process = started(script, contents, folder, *arguments, prepare=prepare)
     process.join()
     return process.exitcode
+
+
+def leave_untrained(script, name: str, output_dir: Path, data_dir: Path, **changes) -> None:
+    """Leave an untrained model where a script would leave its trained one, as ``<output_dir>/<name>``."""
+    config = script.Config(output_dir=output_dir, data_dir=data_dir, device="cpu", **changes)
+    step, record = run.start(config, name), {"epoch": 1, "step": 1, "test": {}}
+    checkpoint.save(step.folder / "model.safetensors", script.build(config), config, record)
+    step.finish("fingerprint", [record], [], {}, ["untrained"])

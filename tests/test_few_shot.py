@@ -1,3 +1,5 @@
+"""Q4 and Q5, and what they share, on synthetic digits."""
+
 import dataclasses
 import json
 
@@ -5,351 +7,291 @@ import numpy
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
 import q1_autoencoder
 import q4_few_shot
 import q5_transfer
-from common import checkpoint, data, few_shot, plots, run
-from common.losses import classification_loss
-from common.models import Encoder, digest, frozen
+from common import checkpoint, data, few_shot, label_spreading, results, run
+from common.augment import STRONG_WARP
+from common.few_shot import Outcome, Regime, Subset
+from common.losses import classification_scores
+from common.models import Classifier, Encoder, Head, digest, frozen
+from tests import synthetic
 
-SETTINGS = {"draws": 2, "shots": 2, "plain_iterations": 4, "iterations": 6, "batch_size": 10, "device": "cpu"}
+SETTINGS = {"subsets": 2, "shots": 2, "plain_iterations": 4, "iterations": 6, "batch_size": 10, "device": "cpu"}
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
+    synthetic.make_small(monkeypatch)
     monkeypatch.setattr(data, "VALIDATION_IMAGES", 5_000)  # leaves 1,100 to train on
-    monkeypatch.setattr(few_shot, "EVALUATIONS", 2)
-    monkeypatch.setitem(plots.STYLE, "savefig.dpi", 30)
 
 
 @pytest.fixture
-def options(data_dir, tmp_path):
-    config = q1_autoencoder.Config(output_dir=tmp_path / "outputs")
-    record = {"epoch": 1, "step": 1, "test": {"l1": 0.1, "mse": 0.05}}
-    for name, seed in (("q1_autoencoder", 0), ("q1_autoencoder-undo", 1)):
-        path = config.output_dir / name / "model.pt"
-        path.parent.mkdir(parents=True)
-        checkpoint.save(path, q1_autoencoder.build(dataclasses.replace(config, seed=seed)), config, record)
-    return SETTINGS | {"data_dir": data_dir, "output_dir": tmp_path / "outputs"}
+def folders(data_dir, tmp_path):
+    """The folders as options; in the output folder, untrained results of Q1 and of its variant."""
+    for name, seed in (("q1_autoencoder", 0), ("q1_undo", 1)):
+        synthetic.leave_untrained(q1_autoencoder, name, tmp_path / "outputs", data_dir, seed=seed)
+    return {"data_dir": data_dir, "output_dir": tmp_path / "outputs", "device": "cpu"}
 
 
-def test_draws_are_first_and_balanced_and_differ(data_dir):
-    labels = data.load("mnist", data_dir).train.labels
-    drawn = few_shot.draws(labels, few_shot.Options(draws=3, shots=2))
-    assert [draw.name for draw in drawn] == ["first", "draw 1", "draw 2", "draw 3"]
-    assert drawn[0].indices.tolist() == list(range(20))
-    for draw in drawn[1:]:
-        assert torch.bincount(labels[draw.indices], minlength=10).tolist() == [2] * 10
-    assert len({tuple(draw.indices.tolist()) for draw in drawn}) == 4
-    assert len({draw.seed for draw in drawn}) == 4
+def values(summary: dict, split: str = "test") -> dict:
+    return {(entry["model"], entry["measure"]): entry for entry in summary["numbers"] if entry["split"] == split}
+
+
+def outcome(labelled: float, test: float, measure: str = "accuracy") -> Outcome:
+    return Outcome([], {"labelled": {measure: labelled}, "test": {measure: test}})
+
+
+def test_subsets_are_first_and_balanced_and_differ(data_dir):
+    labels = data.load("mnist", data_dir).train.targets
+    chosen = few_shot.subsets(labels, shots=2, count=3, seed=0)
+    assert [subset.name for subset in chosen] == ["first", "subset 1", "subset 2", "subset 3"]
+    assert chosen[0].indices.tolist() == list(range(20))
+    for subset in chosen[1:]:
+        assert torch.bincount(labels[subset.indices], minlength=10).tolist() == [2] * 10
+    assert len({tuple(subset.indices.tolist()) for subset in chosen}) == 4
+    assert len({subset.seed for subset in [*chosen, *few_shot.subsets(labels, 2, 3, seed=1)]}) == 8
 
 
 @pytest.mark.parametrize("count", [10, 100, 130, 1_000])
-def test_every_example_is_repeated_equally_often_for_about_the_iterations(count):
-    split = data.Split(torch.zeros(count, 1), torch.arange(count))
-    options = few_shot.Options()
-    for regime, iterations in (("plain", options.plain_iterations), ("augmented", options.iterations)):
-        examples, epochs = few_shot.repeated(split, options, regime)
-        assert len(set(torch.bincount(examples.labels).tolist())) == 1
-        assert count > 100 or epochs == few_shot.EVALUATIONS
-        assert epochs * len(examples) / options.batch_size == pytest.approx(iterations, rel=0.2)
+def test_every_labelled_image_is_shown_equally_often_for_about_the_images_of_the_regime(count, monkeypatch):
+    calls = []
+    monkeypatch.setattr(few_shot, "EVALUATIONS", 8)
+    monkeypatch.setattr(few_shot.train, "fit", lambda *of, **settings: calls.append((of, settings)))
+    few, model = data.Split(torch.zeros(count, 1), torch.arange(count)), Classifier(Encoder(), Head())
+    few_shot.fit(model, None, few, few, few, Regime(15_000, 50, 0.1, 0.2, STRONG_WARP), seed=3)
+    (_, _, examples, held_out), settings = calls[0]
+    assert set(torch.bincount(examples.targets).tolist()) == {len(examples) // count}
+    assert settings["epochs"] * len(examples) == pytest.approx(15_000, rel=0.2)
+    assert count > 100 or settings["epochs"] == 8
+    assert torch.equal(held_out["labelled"].targets, few.targets) and set(held_out) == {"labelled", "test"}
+    assert (settings["learning_rate"], settings["weight_decay"], settings["seed"]) == (0.1, 0.2, 3)
+    assert settings["transform"] is STRONG_WARP
 
 
-def test_paired_interval_is_students_t_by_hand():
+def test_paired_interval_is_students_t_by_hand_and_of_equal_differences_a_point():
     after, before = [0.9, 0.8, 0.95], [0.7, 0.75, 0.8]
-    differences = numpy.subtract(after, before)
-    half = stats.t.ppf(0.975, 2) * differences.std(ddof=1) / numpy.sqrt(3)
-    found = few_shot.paired(after, before)
-    assert found["mean"] == pytest.approx(differences.mean()) and found["n"] == 3
-    assert (found["low"], found["high"]) == pytest.approx((differences.mean() - half, differences.mean() + half))
+    reference = stats.ttest_rel(after, before)
+    interval, paired = reference.confidence_interval(0.95), few_shot.paired(after, before)
+    assert paired["mean"] == pytest.approx(0.4 / 3) and paired["n"] == 3
+    assert (paired["low"], paired["high"]) == pytest.approx((interval.low, interval.high))
+    same = few_shot.paired([0.5, 0.75], [0.25, 0.5])
+    assert same["low"] == same["mean"] == same["high"] == 0.25
 
 
-def test_settled_is_where_accuracy_stops_rising():
-    history = [{"step": 10 * i, "test": {"accuracy": a}} for i, a in enumerate([0.5, 0.8, 0.9, 0.9005, 0.85], 1)]
-    assert few_shot.settled(history, "test") == 30
+def test_differences_and_overfitting_are_worded_from_the_numbers_of_the_balanced_subsets():
+    tests = {"first": 0.1, "subset 1": 0.7, "subset 2": 0.8}
+    variants = {"a": {name: outcome(1.0, test) for name, test in tests.items()}}
+    variants["b"] = {name: outcome(1.0, test - 0.1) for name, test in tests.items()}
+    text = few_shot.overfitting("a", variants["a"])
+    assert text == "a: test accuracy 75.00% ± 7.07, on the labelled images 100.0%, over-fitting by 25.0 points"
+    entry = few_shot.compared(variants, "a", "b")
+    assert (entry["after"], entry["before"], entry["n"]) == ("a", "b", 2)
+    assert few_shot.in_words(entry).startswith("a minus b: +10.00 points (95 % interval +10.00 to +10.00")
+    errors = {
+        name: outcome(0.01, test, "mse") for name, test in (("first", 9.0), ("subset 1", 0.03), ("subset 2", 0.05))
+    }
+    assert "test MSE 0.0400 ± 0.0141, 4.0 times" in few_shot.overfitting("c", errors, "mse")
 
 
-def test_equal_shots_interpolates_and_says_no_gain():
-    levels, scratch = [1, 10, 100], numpy.array([0.5, 0.7, 0.9])
-    assert q5_transfer.equal_shots(levels, scratch, 0.8, 10) == "10 per digit fine-tuned equal 32 from scratch"
-    assert "no gain" in q5_transfer.equal_shots(levels, scratch, 0.7, 10)
-    assert "more than 100" in q5_transfer.equal_shots(levels, scratch, 0.95, 10)
-
-
-def test_effect_is_worded_from_the_interval():
-    assert "a gain of +2.00" in q5_transfer.effect({"mean": 0.02, "low": 0.01, "high": 0.03})
-    assert "a loss of -2.00" in q5_transfer.effect({"mean": -0.02, "low": -0.03, "high": -0.01})
-    assert "uncertain" in q5_transfer.effect({"mean": 0.01, "low": -0.01, "high": 0.03})
-
-
-def test_labels_spread_within_clusters_from_the_labelled_points():
+def test_labels_spread_within_clusters_and_the_given_ones_stay_given():
     random = numpy.random.default_rng(0)
     labels = numpy.arange(400) % 2
     points = random.normal(size=(400, 3)) + 20 * labels[:, None]
-    draw = few_shot.Draw("draw 1", 1, torch.tensor([0, 1]))
-    graph = q5_transfer.neighbour_graph(points)
+    graph = label_spreading.neighbour_graph(points)
     assert abs(graph - graph.T).max() == 0
-    hidden = labels.copy()
-    hidden[2:] = 0  # what is not of the draw must not be read
-    found = q5_transfer.spread(graph, draw, hidden)
-    assert q5_transfer.accuracy_of_unlabelled(found, draw, labels) > 0.95
-    assert q5_transfer.accuracy_of_unlabelled(1 - labels, draw, labels) == 0
+    assert (label_spreading.spread(graph, numpy.array([0, 1]), labels[:2]) == labels).mean() > 0.95
+    # one wrong label among many right ones of its cluster: its neighbours outvote it, and it stays
+    given = numpy.arange(0, 100)
+    wrong = labels[given].copy()
+    wrong[4] = 1 - wrong[4]
+    spread = label_spreading.spread(graph, given, wrong)
+    assert (spread[given] == wrong).all() and (numpy.delete(spread, 4) == numpy.delete(labels, 4)).all()
 
 
-def test_q4_then_q5_keep_their_promises(options, monkeypatch):
-    q4 = q4_few_shot.main(q4_few_shot.Config(**options))
-    folder = options["output_dir"] / "q4_few_shot"
-    figures = {"loss", "accuracy", "comparison", "autoencoder_loss", "autoencoder_comparison", "reconstructions"}
-    assert {path.stem for path in folder.glob("*.png")} == figures
-    assert json.loads((folder / "summary.json").read_text()) == q4
-    assert q4["baselines"]["q1/test/mse"]["mean"] == 0.05
-    number = q4["metrics"]["scratch/plain/test/accuracy"]
-    each = [q4["draws"]["scratch/plain"][f"draw {i}"]["test"]["accuracy"] for i in (1, 2)]
-    assert number["n"] == 2 and number["mean"] == pytest.approx(numpy.mean(each))
-    assert number["std"] == pytest.approx(numpy.std(each, ddof=1))
-    dataset = data.load("mnist", options["data_dir"])
-    model = checkpoint.load(folder / "scratch_plain_draw_1.pt").model
+def test_neighbour_weights_are_worked_by_hand():
+    points = numpy.arange(12.0)[:, None] ** 2
+    graph = label_spreading.neighbour_graph(points).toarray()
+    distances = abs(points - points.T)
+    scale = numpy.sort(distances, axis=1)[:, 10]
+    near = distances <= scale[:, None]
+    expected = numpy.exp(-(distances**2) / (scale[:, None] * scale)) * (near.astype(int) + near.T)
+    numpy.fill_diagonal(expected, 0)
+    assert graph == pytest.approx(expected)
+
+
+def test_shares_of_right_labels_do_not_count_the_given_ones(data_dir, monkeypatch):
+    split = data.load("mnist", data_dir).train
+    subsets = few_shot.subsets(split.targets, 2, 2, seed=0)
+
+    def only_the_given_right(graph, indices, labels):
+        answer = (split.targets.numpy() + 1) % 10
+        answer[indices] = labels
+        return answer
+
+    monkeypatch.setattr(label_spreading, "spread", only_the_given_right)
+    encoders = {"a": lambda images: images.flatten(1)[:, :200], "b": lambda images: images.flatten(1)[:, :90]}
+    labels, shares = label_spreading.compare(split, encoders, subsets)
+    assert shares == {name: [0.0, 0.0] for name in ("a latents", "b latents", "PCA-200", "PCA-784", "all latents")}
+    assert list(labels) == ["first", "subset 1", "subset 2"]
+
+
+def test_q4_then_q5_keep_their_promises(folders, capsys):
+    q4 = q4_few_shot.main(q4_few_shot.Config(**SETTINGS | folders))
+    folder = folders["output_dir"] / "q4_few_shot"
+    fits = [f"{variant}_{subset}" for variant in ("scratch_plain", "scratch_augmented", "autoencoder")
+            for subset in ("first", "subset_1", "subset_2")]  # fmt: skip
+    assert {path.stem for path in folder.glob("*.safetensors")} == set(fits)
+    assert {path.name for path in folder.glob("*.png")} == set(q4["figures"])
+    entry = values(q4)["scratch, plain", "accuracy"]
+    assert entry["n"] == 2 and entry["std"] == pytest.approx(numpy.std(entry["values"], ddof=1))
+    test = data.load("mnist", folders["data_dir"]).test
+    model = checkpoint.load(folder / "scratch_plain_subset_1.safetensors").model
     with torch.inference_mode():
-        right = (model(dataset.test.images).argmax(1) == dataset.test.labels).double().mean().item()
-    assert each[0] == pytest.approx(right, abs=1e-6)
+        right = (model(test.inputs).argmax(1) == test.targets).double().mean().item()
+    assert entry["values"][0] == pytest.approx(right, abs=1e-6)
+    assert ("scratch, augmented", "averaged_accuracy") in values(q4)
 
-    monkeypatch.setattr(q5_transfer, "LEVELS", {1, 3})
-    q5 = q5_transfer.main(q5_transfer.Config(**options, spread_epochs=1, curve=True))
-    folder = options["output_dir"] / "q5_transfer"
-    assert {path.stem for path in folder.glob("*.png")} == {"loss", "accuracy", "comparison", "curve"}
-    for shots in (1, 2, 3):
-        number = q5["metrics"][f"{shots}_per_digit/fine-tuned/plain/test/accuracy"]
-        assert number["n"] == 2 and 0 <= number["mean"] <= 1
-    same = [q5["metrics"][f"{name}fine-tuned/plain/test/accuracy"] for name in ("", "2_per_digit/")]
-    assert same[0] == same[1], "two labels per digit are those of the main run"
-    assert not (folder / "curve" / "2_per_digit").exists()
-    model = checkpoint.load(folder / "curve" / "3_per_digit" / "scratch_plain_draw_2.pt")
-    assert model.config["shots"] == 3
-    assert json.loads((folder / "summary.json").read_text()) == q5
-    assert not list(folder.rglob("*snapshot.pt")) and not list(folder.glob("scratch_*"))
-    for regime in few_shot.REGIMES:
-        assert q5["draws"][f"scratch/{regime}"] == q4["draws"][f"scratch/{regime}"], "read from Q4"
-    q1 = checkpoint.load(options["output_dir"] / "q1_autoencoder" / "model.pt").model.encoder
-    for path in folder.glob("frozen_*.pt"):
+    capsys.readouterr()
+    q5 = q5_transfer.main(q5_transfer.Config(**folders, spread_epochs=1))
+    folder = folders["output_dir"] / "q5_transfer"
+    assert capsys.readouterr().out.splitlines() == [*q5["answer"], f"figures and numbers: {folder}"]
+    assert {path.name for path in folder.glob("*.png")} == set(q5["figures"])
+    assert values(q5)["scratch, plain", "accuracy"]["values"] == entry["values"], "Q4's, not trained again"
+    assert not list(folder.glob("scratch_plain_*")) and len(list(folder.glob("scratch_3_per_digit_*"))) == 2
+    for shots, start in ((1, "scratch"), (3, "frozen"), (3, "fine-tuned")):
+        assert values(q5)[f"{start}, {shots} per digit", "accuracy"]["n"] == 2
+    q1 = checkpoint.load(folders["output_dir"] / "q1_autoencoder" / "model.safetensors").model.encoder
+    for path in folder.glob("frozen_*.safetensors"):
         assert digest(checkpoint.load(path).model.encoder) == digest(q1)
-    tuned = checkpoint.load(folder / "fine-tuned_plain_draw_1.pt").model.encoder
-    assert digest(tuned) != digest(q1)
+    assert digest(checkpoint.load(folder / "fine_tuned_plain_subset_1.safetensors").model.encoder) != digest(q1)
+    assert {(entry["after"], entry["before"]) for entry in q5["paired"]} == set(q5_transfer.COMPARISONS)
+    upstream = results.read_config(folder)["upstream_sha256"]
+    assert set(upstream) == {"q1_autoencoder", "q1_undo", "q4_few_shot"}
+    with pytest.raises(run.InputError, match=r"--seed: got 3, .*q4_few_shot has 0"):
+        q5_transfer.main(q5_transfer.Config(**folders, seed=3))
 
-    # of other options, Q4's classifiers are of no use
-    provenance = json.loads((folder / "config.json").read_text())
-    q4_folder = options["output_dir"] / "q4_few_shot"
-    assert few_shot.finished(q4_folder, provenance, {"latent_dim": 12, "hidden_relu": True}) is not None
-    assert few_shot.finished(q4_folder, provenance, {"latent_dim": 13, "hidden_relu": True}) is None
-    other = provenance | {"options": provenance["options"] | {"shots": 3}}
-    assert few_shot.finished(q4_folder, other, {"latent_dim": 12, "hidden_relu": True}) is None
+
+def test_q5_without_q4_names_the_command(folders):
+    with pytest.raises(
+        run.InputError, match=r"no finished results in .*q4_few_shot: make it with `python q4_few_shot\.py"
+    ):
+        q5_transfer.main(q5_transfer.Config(**folders))
+
+
+def test_only_the_start_differs_between_the_classifiers_of_q4_and_q5():
+    subset, encoders = Subset("subset 1", 7, torch.arange(10)), {"Q1": Encoder(), "undo": Encoder()}
+    q4 = q4_few_shot.build(q4_few_shot.Config(), "scratch, plain", subset)
+    built = {start: q5_transfer.build(start, subset, encoders) for start in
+             ("scratch", "random frozen", "frozen", "fine-tuned", "fine-tuned undo")}  # fmt: skip
+    assert digest(built["scratch"]) == digest(built["random frozen"]) == digest(q4)
+    assert {digest(model.head) for model in built.values()} == {digest(q4.head)}
+    assert digest(built["frozen"].encoder) == digest(built["fine-tuned"].encoder) == digest(encoders["Q1"])
+    assert digest(built["fine-tuned undo"].encoder) == digest(encoders["undo"])
+    trains = {
+        start: any(weight.requires_grad for weight in model.encoder.parameters()) for start, model in built.items()
+    }
+    assert [start for start, of in trains.items() if not of] == ["random frozen", "frozen"]
 
 
 @pytest.fixture
-def classify(data_dir, tmp_path):
-    """Train one start, Q4's unless another is given, on `first` and two draws; return the outcomes."""
-    dataset = data.load("mnist", data_dir)
-    config = q4_few_shot.Config(**SETTINGS)
-    drawn = few_shot.draws(dataset.train.labels, config)
+def fit_all(data_dir, tmp_path):
+    """Train Q4's plain classifier on `first` and two subsets; return outcomes."""
+    dataset, config = data.load("mnist", data_dir), q4_few_shot.Config(**SETTINGS)
 
-    def train_all(start=None, fresh=False, evaluated=True, **changes):
-        start = start or (lambda draw: q4_few_shot.scratch(draw, config))
-        options = dataclasses.replace(config, **changes)
-        if fresh:
-            for path in tmp_path.glob("*.pt"):
-                path.unlink()
-        return few_shot.classify({"start": start}, drawn, dataset, options, tmp_path, evaluated=evaluated)
+    def loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor):
+        return q4_few_shot.loss(model, images, labels, config)
 
-    return train_all
+    def fit_all(freeze=False):
+        def train_one(variant, subset):
+            model, few = q4_few_shot.build(config, variant, subset), dataset.train[subset.indices]
+            model.encoder = frozen(model.encoder) if freeze else model.encoder
+            history = few_shot.fit(model, loss, few, few, dataset.test, Regime(60, 10, 5e-3, 0.1, None), subset.seed)
+            return few_shot.measured(tmp_path, variant, subset, model, history, loss, dataset, config)
 
+        jobs = [("scratch", subset) for subset in few_shot.subsets(dataset.train.targets, 2, 2, 0)]
+        return few_shot.side_by_side(train_one, jobs, torch.device("cpu"))
 
-def weights(folder, name="start_augmented_draw_1"):
-    return digest(checkpoint.load(folder / f"{name}.pt").model)
-
-
-def test_evaluating_less_often_gives_the_same_weights(classify, tmp_path):
-    often = classify(evaluated=True)
-    expected = weights(tmp_path)
-    never = classify(fresh=True, evaluated=False)
-    assert weights(tmp_path) == expected
-    for outcomes, splits in ((often, {"examples", "test"}), (never, set())):
-        record = outcomes["start/plain"]["draw 1"].history[-1]
-        assert set(record) == {"epoch", "step", "learning_rate", "train"} | splits
+    return fit_all
 
 
-def test_outcomes_are_measured_on_the_saved_model_and_the_own_examples(classify, data_dir, monkeypatch):
-    found = classify()["start/plain"]["draw 2"].metrics["examples"]["accuracy"]
-    dataset = data.load("mnist", data_dir)
-    draw = few_shot.draws(dataset.train.labels, few_shot.Options(**SETTINGS))[2]
-    own = dataset.train[draw.indices]
-    load, seen = checkpoint.load, []
+def test_outcomes_are_measured_on_the_reloaded_model(fit_all, monkeypatch):
+    assert fit_all()["scratch"]["subset 2"].metrics["labelled"]["accuracy"] > 0.1
+    load = checkpoint.load
 
     def loading(path):
         saved = load(path)
         with torch.inference_mode():
-            seen.append((path.name, (saved.model(own.images).argmax(1) == own.labels).double().mean().item()))
             for parameter in saved.model.parameters():
                 parameter.zero_()  # then every image is read as a 0
         return saved
 
     monkeypatch.setattr(few_shot.checkpoint, "load", loading)
-    zeros = classify(fresh=True)["start/plain"]["draw 2"].metrics["examples"]["accuracy"]
-    assert dict(seen)["start_plain_draw_2.pt"] == pytest.approx(found)
-    assert zeros == pytest.approx(0.1)
+    assert fit_all()["scratch"]["subset 2"].metrics["labelled"]["accuracy"] == pytest.approx(0.1)
 
 
-def test_label_smoothing_reaches_the_training(classify, tmp_path):
-    classify()
-    expected = weights(tmp_path)
-    classify(fresh=True, label_smoothing=0.5)
-    assert weights(tmp_path) != expected
-
-
-def test_q4_baselines_by_hand(data_dir):
-    dataset = data.load("mnist", data_dir)
-    few = dataset.train[data.balanced(dataset.train.labels, 3, 5)]
-    pixels, test = few.images.flatten(1).double(), dataset.test.images.flatten(1).double()
-    nearest = few.labels[torch.cdist(test, pixels).argmin(1)]
-    accuracies = q4_few_shot.pixel_baselines(few, dataset.test)
-    right = (nearest == dataset.test.labels).double().mean().item()
-    assert accuracies["nearest_neighbour"]["accuracy"] == pytest.approx(right, abs=0.011)  # but for ties
-    leading = torch.linalg.svd(pixels - pixels.mean(0), full_matrices=False).Vh[:4]
-    centred = test - pixels.mean(0)
-    residual = centred - centred @ leading.T @ leading
-    errors = q4_few_shot.pca_errors(few, dataset.test, 4)
-    assert errors["mse"] == pytest.approx((residual**2).mean().item(), rel=1e-3)
-    assert errors["l1"] == pytest.approx(residual.abs().mean().item(), rel=1e-3)
-
-
-def test_q4_verdicts_name_the_gap():
-    def found(own, test, metric):
-        return few_shot.Outcome([], {"examples": {metric: own}, "test": {metric: test}})
-
-    outcomes = {
-        "scratch/plain": {f"draw {i}": found(1.0, test, "accuracy") for i, test in enumerate((0.7, 0.8))},
-        "autoencoder": {f"draw {i}": found(0.01, test, "mse") for i, test in enumerate((0.03, 0.05))},
-    }
-    classifier, autoencoder = q4_few_shot.verdicts(outcomes)
-    assert "test accuracy 75.0% +- 7.1" in classifier and "over-fitting by 25.0 points" in classifier
-    assert "test MSE 0.0400 +- 0.0141, 4.0 times" in autoencoder
-
-
-def test_more_latents_than_a_quarter_of_the_pixels_spread_too(data_dir):
-    dataset = data.load("mnist", data_dir)
-    draws = few_shot.draws(dataset.train.labels, few_shot.Options(**SETTINGS))
-    encoders = {"latents": lambda images: images.flatten(1)[:, :200], "more": lambda images: images.flatten(1)[:, :90]}
-    _, right = q5_transfer.spread_everywhere(encoders, dataset, draws)
-    assert list(right) == ["latents", "more", "PCA-200", "PCA-784", "both latents"]
-
-
-def test_an_encoder_that_changes_though_frozen_is_refused(classify, monkeypatch):
+def test_an_encoder_that_changes_though_frozen_is_refused(fit_all, monkeypatch):
+    fit_all(freeze=True)
     fit = few_shot.train.fit
-    start = lambda draw: frozen(Encoder(generator=run.generator(draw.seed, "encoder")))  # noqa: E731
-    encoders = []
 
-    def keeping(draw):
-        encoders.append(start(draw))
-        return encoders[-1]
+    def careless(model, *arguments, **settings):
+        history = fit(model, *arguments, **settings)
+        model.encoder.linear[0].bias.data += 1
+        return history
 
-    def careless(*arguments, **settings):
-        encoders[-1].linear[0].bias.data += 1
-        return fit(*arguments, **settings)
-
-    classify(keeping)
-    monkeypatch.setattr(few_shot, "MOST_THREADS", 1)
     monkeypatch.setattr(few_shot.train, "fit", careless)
     with pytest.raises(run.RunError, match="frozen encoder changed"):
-        classify(keeping, fresh=True)
+        fit_all(freeze=True)
 
 
-def test_a_head_on_a_frozen_encoder_learns_from_warped_copies_in_the_augmented_regime(classify, monkeypatch):
-    trained_on = {}
-    fit = few_shot.train.fit
-
-    def watching(model, loss_fn, examples, *arguments, **settings):
-        trained_on.setdefault(len(trained_on), (type(model).__name__, examples.images))
-        assert settings["transform"] is None
-        return fit(model, loss_fn, examples, *arguments, **settings)
-
-    monkeypatch.setattr(few_shot, "MOST_THREADS", 1)
-    monkeypatch.setattr(few_shot.train, "fit", watching)
-    classify(lambda draw: frozen(Encoder(generator=run.generator(draw.seed, "encoder"))))
-    assert {name for name, _ in trained_on.values()} == {"Head"}
-    plain, augmented = trained_on[0][1], trained_on[3][1]  # `first`, in the regimes' order
-    assert plain.shape[1:] == augmented.shape[1:] == (12,)
-    assert len(plain.unique(dim=0)) <= 20 < len(augmented.unique(dim=0))
-
-
-def test_killed_runs_go_on_at_the_draw_they_were_in(classify, tmp_path, monkeypatch):
-    expected = few_shot.metrics_by_draw(classify())
-    for path in tmp_path.glob("*.pt"):
-        path.unlink()
-    outcome, calls = few_shot.outcome, []
-
-    def killed(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return outcome(*arguments, **options)
-
-    monkeypatch.setattr(few_shot, "MOST_THREADS", 1)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(few_shot, "outcome", killed)
-        classify()
-    assert len(list(tmp_path.glob("*snapshot.pt"))) in (4, 5)  # a fifth may have started
-    steps, loss_fn = [], few_shot.classification_loss
-
-    def counted(model, images, labels, **options):
-        steps.append(model.training)
-        return loss_fn(model, images, labels, **options)
-
-    monkeypatch.setattr(few_shot, "classification_loss", counted)
-    assert few_shot.metrics_by_draw(classify()) == expected
-    resumed = sum(steps)
-    steps.clear()
-    classify(fresh=True)
-    assert resumed < sum(steps) / 2  # two or one of the six runs were left
-
-
-def test_what_is_measured_does_not_depend_on_whether_a_run_was_resumed(classify):
-    def start(draw):
-        return Encoder(generator=run.generator(draw.seed, "encoder")).eval()  # as a checkpoint is loaded
-
-    found = few_shot.metrics_by_draw(classify(start))
-    assert "averaged_accuracy" in found["start/augmented"]["draw 1"]["test"]
-    assert few_shot.metrics_by_draw(classify(start)) == found  # from the snapshots of finished training
-
-
-def test_smoothing_changes_the_loss_and_not_the_metric():
-    logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
-    loss, metrics = classification_loss(lambda _: logits, torch.zeros(1), labels, smoothing=0.3)
-    nats = -logits.log_softmax(1)[0]
-    assert metrics["cross_entropy"].item() == pytest.approx(nats[0].item())
-    assert loss.item() == pytest.approx((0.7 * nats[0] + 0.1 * nats.sum()).item())
-
-
-def test_quoted_gives_the_spread_of_several_runs():
-    entry = run.quoted({"mse": [1.0, 2.0, 6.0]}, "test", "q9")["q9/test/mse"]
-    assert (entry["mean"], entry["std"], entry["n"]) == (3.0, pytest.approx(7**0.5), 3)
-    assert run.quoted({"mse": 1.0}, "test")["test/mse"]["std"] is None
-
-
-def test_results_do_not_depend_on_the_threads(classify):
-    found, threads = [], torch.get_num_threads()
+def test_results_do_not_depend_on_the_threads(fit_all):
+    outcomes, threads = [], torch.get_num_threads()
     for number in (1, 2):
         torch.set_num_threads(number)
-        found.append(few_shot.metrics_by_draw(classify(fresh=True)))
+        outcomes.append(fit_all())
         assert torch.get_num_threads() == number
     torch.set_num_threads(threads)
-    assert found[0] == found[1]
+    assert outcomes[0] == outcomes[1]
 
 
-@pytest.mark.parametrize("change", [{"draws": 1}, {"shots": 0}, {"label_smoothing": 1.5}, {"iterations": 0}])
+def test_read_gives_back_what_records_wrote(tmp_path):
+    outcomes = {"a": {"first": outcome(1.0, 0.5), "subset 1": Outcome([{"step": 3}], {"test": {"accuracy": 0.25}})}}
+    step = run.start(q4_few_shot.Config(**SETTINGS, output_dir=tmp_path), "q4_few_shot")
+    step.finish("data", few_shot.records(outcomes), [], {}, [])
+    read, options = few_shot.read(tmp_path / "q4_few_shot", seed=0)
+    assert read == outcomes and options.shots == 2
+
+
+def test_q4_baselines_by_hand(folders):
+    summary = q4_few_shot.main(q4_few_shot.Config(**SETTINGS | folders))
+    dataset = data.load("mnist", folders["data_dir"])
+    few = dataset.train[few_shot.subsets(dataset.train.targets, 2, 2, 0)[1].indices]
+    pixels, test = few.inputs.flatten(1).double(), dataset.test.inputs.flatten(1).double()
+    nearest = few.targets[torch.cdist(test, pixels).argmin(1)]
+    right = (nearest == dataset.test.targets).double().mean().item()
+    accuracy = values(summary)["nearest neighbour on pixels", "accuracy"]["values"][0]
+    assert accuracy == pytest.approx(right, abs=0.011)  # but for ties
+    leading = torch.linalg.svd(pixels - pixels.mean(0), full_matrices=False).Vh[:12]
+    centred = test - pixels.mean(0)
+    residual = centred - centred @ leading.T @ leading
+    error = values(summary)["PCA-12 of the same images", "mse"]["values"][0]
+    assert error == pytest.approx((residual**2).mean().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("change", [{"subsets": 1}, {"shots": 0}, {"label_smoothing": 1.5}, {"iterations": 0}])
 def test_impossible_options_are_refused(change):
-    with pytest.raises(ValueError, match=f"--{next(iter(change)).replace('_', '-')}: got"):
+    with pytest.raises(run.InputError, match=f"--{next(iter(change)).replace('_', '-')}: got"):
         q4_few_shot.Config(**change)
 
 
-def test_q5_without_q1_names_the_command(data_dir, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"python q1_autoencoder\.py"):
-        q5_transfer.main(q5_transfer.Config(data_dir=data_dir, output_dir=tmp_path, device="cpu"))
+def test_smoothed_loss_of_the_classifier_is_worked_by_hand_and_the_scores_are_not_smoothed():
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    nats = -logits.log_softmax(1)[0]
+    for script in (q4_few_shot, q5_transfer):
+        config = dataclasses.replace(q4_few_shot.Config(), label_smoothing=0.3)
+        loss, scores = script.loss(lambda _: logits, torch.zeros(1), labels, config)
+        assert scores["cross_entropy"].item() == pytest.approx(nats[0].item())
+        assert loss.item() == pytest.approx((0.7 * nats[0] + 0.1 * nats.sum()).item())
+    assert json.dumps({name: value.item() for name, value in classification_scores(logits, labels).items()})

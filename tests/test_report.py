@@ -1,175 +1,177 @@
-"""Tests of common/report.py on the published run, and of README's numbers against it."""
+"""Tests of common/report.py on small results in the scripts' own format, worked by hand."""
 
+import base64
+import html
+import itertools
 import json
 import re
 import shutil
 import statistics
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy
 import pytest
+from matplotlib import image
 from scipy import stats
 
-from common import report
+from common import report, run
 
-ROOT = Path(__file__).resolve().parents[1]
-REFERENCE = ROOT / "outputs" / "reference"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-CHROMIUM_OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+CHROMIUM_OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+CHROMIUM_OPTIONS += ["--allow-file-access-from-files", "--virtual-time-budget=20000"]
+MSE, ACCURACY = "MSE per pixel, pixels in [0, 1]", "accuracy (fraction)"
+SCRATCH = [[0.80, 0.82], [0.79, 0.85], [0.81, 0.80]]  # by seed, a value for each labelled subset
+TUNED = [[0.88, 0.87], [0.86, 0.91], [0.90, 0.84]]
+# Step -> model, measure, split, unit, headline, values by seed.
+NUMBERS = {
+    "q1_autoencoder": [
+        ("Q1", "mse", "test", MSE, True, [[0.0087], [0.0091], [0.0089]]),
+        ("Q1", "mse", "train", MSE, False, [[0.0043], [0.0044], [0.0045]]),
+        ("mean image", "mse", "test", MSE, True, 3 * [[0.0673]]),
+    ],
+    "q1_undo": [("undo", "mse", "test", MSE, False, 3 * [[0.0123]])],
+    "q2_classifier": [("Q2", "accuracy", "test", ACCURACY, True, [[0.99], [0.98], [0.9845]])],
+    "q3_frozen_decoder": [("Q3", "r2", "test", "R^2", True, 3 * [[0.5]])],
+    "q4_few_shot": [
+        ("scratch, plain", "accuracy", "test", ACCURACY, True, SCRATCH),
+        ("scratch, plain", "cross_entropy", "test", "cross-entropy (nats)", False, SCRATCH),
+        ("nearest neighbour", "accuracy", "test", ACCURACY, True, 3 * [[0.7134]]),
+    ],
+    "q5_transfer": [("fine-tuned, plain", "accuracy", "test", ACCURACY, True, TUNED)],
+}
+PAIRED = {"after": "fine-tuned, plain", "before": "scratch, plain", "measure": "accuracy"}
+PAIRED |= {"mean": 9.9, "low": 9.8, "high": 10.0, "n": 2}  # of seed 0 alone: not what is shown
+
+
+def write_step(folder: Path, step: str, seed: int, options: dict | None = None, **changes) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {f"{name}.png": f"The {name} figure of {step}, with <angles> & more." for name in ("loss", "accuracy")}
+    for name in figures:
+        image.imsave(folder / name, [list(range(1200))] * (len(step + name) + 50 * seed))  # no two are equal
+    names = ("model", "measure", "split", "unit", "headline", "values")
+    numbers = [dict(zip(names, (*row[:5], row[5][seed]), strict=True)) for row in NUMBERS[step]]
+    summary = {"question": f"What does {step} ask?", "answer": [f"{step} keeps < 3 %."], "numbers": numbers}
+    summary |= {"paired": [PAIRED] if step == "q5_transfer" else [], "figures": figures, "seconds": 12.3}
+    options = {"dataset": "mnist", "seed": seed, "epochs": 7, "output_dir": str(folder.parent)} | (options or {})
+    config = {"command": f"python {step}.py --epochs 7", "options": options, "device": "cpu", "threads": 2}
+    config |= {"versions": {"torch": "2.14.1"}, "data_sha256": "d" * 64, "code_sha256": step, "git_commit": None}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+
+
+def write_run(output_dir: Path) -> Path:
+    for seed, step in itertools.product(range(3), NUMBERS):
+        write_step(report.seed_folder(output_dir, seed) / step, step, seed)
+    return output_dir
 
 
 @pytest.fixture
 def outputs(tmp_path):
-    return Path(shutil.copytree(REFERENCE, tmp_path / "outputs"))
+    return write_run(tmp_path / "outputs")
 
 
-class Page(HTMLParser):
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags, self.text = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_data(self, found):
-        self.text.append(found)
-
-    def all(self, tag: str) -> list[dict]:
-        return [attributes for name, attributes in self.tags if name == tag]
+def pooled_number(outputs: Path, *key: str) -> dict:
+    numbers = report.pool(report.read(outputs))["numbers"]
+    return report.summarise(next(number for number in numbers if report.key(number) == key))
 
 
-def test_page_is_self_contained_and_has_every_section_figure_and_number(outputs):
-    text = report.write(outputs).read_text("utf-8")
-    page = Page(text)
-    ids = {attributes.get("id") for _, attributes in page.tags}
-    assert {"results", "q1", "q2", "q3", "q4", "q5", "elsewhere", "environment"} <= ids
-    expected = sum(len(question.figures) for question in report.QUESTIONS)
-    absent = [name for question in report.QUESTIONS for name in question.figures if not (outputs / name).exists()]
-    images = page.all("img")
-    assert len(images) == expected - len(absent) and set(absent) <= {"q5_transfer/curve.png"}
-    assert all(image["src"].startswith("data:image/png;base64,") and len(image["alt"]) > 20 for image in images)
-    assert not page.all("script") and not page.all("link")
-    assert not re.search(r"https?://", re.sub(r"base64,[^\"]*", "", text))
-    assert "partial" not in text
-    found = report.numbers(outputs)
-    for question in report.QUESTIONS:
-        for name in question.rows.values():
-            assert report.worded(found[name]) in text, name
-    for script in ("q3_frozen_decoder", "q4_few_shot", "q5_transfer"):
-        for verdict in json.loads((outputs / script / "summary.json").read_text("utf-8"))["verdicts"]:
-            assert verdict in "".join(page.text)
+def test_page_is_self_contained_with_every_section_figure_caption_and_number(outputs):
+    page = report.write(outputs).read_text("utf-8")
+    assert {"results", "elsewhere", "environment", *NUMBERS} == set(re.findall(r'id="(\w+)"', page))
+    for step in NUMBERS:
+        summary = json.loads((outputs / step / "summary.json").read_text("utf-8"))
+        sentences = [f"{summary['question']}</h2>", f"python {step}.py --epochs 7</code>: 12 s"]
+        sentences += [f"<li>{html.escape(sentence)}</li>" for sentence in summary["answer"]]
+        assert not [sentence for sentence in sentences if sentence not in page]
+        for name, caption in zip(summary["figures"], map(html.escape, summary["figures"].values()), strict=True):
+            content = base64.b64encode((outputs / step / name).read_bytes()).decode()
+            assert f'{content}" alt="{caption}"><figcaption>{caption}</figcaption>' in page
+    assert not re.search(r"<script|<link|https?:|url\(|@import|partial", page)
+    assert "prefers-color-scheme: dark" in page and "@media print" in page
+    results, sections = page.split('<h2 id="q1_autoencoder">')
+    for number in map(report.summarise, report.pool(report.read(outputs))["numbers"]):
+        cell = f">{report.worded(number)}</td>"
+        assert (cell in results or not number["headline"]) and (cell in sections or number["split"] != "test")
+    assert "0.0044" not in page  # the error on training images, which is no headline
+    columns = [re.findall("<th>(.*?)</th>", table.split("<tbody>")[0]) for table in page.split("<details>")[1:]]
+    assert columns[0] == ["", "mse"]  # of two models, which are rows: the table is narrower
+    assert columns[4] == ["", "scratch, plain", "nearest neighbour"] and "<th>cross entropy</th>" in page
 
 
-def test_partial_results_give_a_partial_report_with_the_commands(outputs):
-    shutil.rmtree(outputs / "q3_frozen_decoder")
-    shutil.rmtree(outputs / "q1_autoencoder-undo")
-    text = report.write(outputs).read_text("utf-8")
-    assert "partial" in text and "python q3_frozen_decoder.py" in text and "python q1_autoencoder.py --undo" in text
-    with pytest.raises(FileNotFoundError, match=r"python reproduce\.py"):
-        report.write(outputs / "nothing")
+def test_partial_results_name_the_command_that_makes_the_rest(outputs):
+    for step in ("q1_undo", "q3_frozen_decoder"):
+        shutil.rmtree(outputs / step)
+    page = report.write(outputs).read_text("utf-8")
+    assert f"Missing: q1_undo (<code>python q1_autoencoder.py --undo --output-dir {outputs}</code>);" in page
+    assert f"q3_frozen_decoder (<code>python q3_frozen_decoder.py --output-dir {outputs}</code>)." in page
 
 
-def test_numbers_are_over_seeds_and_of_few_shot_over_all_draws(outputs):
-    found = report.numbers(outputs)
-    folders = report.seed_folders(outputs)
-    summaries = [json.loads((folder / "q2_classifier" / "summary.json").read_text("utf-8")) for folder in folders]
-    values = [summary["metrics"]["test/accuracy"]["mean"] for summary in summaries]
-    entry = found["q2_classifier/test/accuracy"]
-    assert entry["n"] == len(folders) and entry["mean"] == pytest.approx(statistics.mean(values))
-    summaries = [json.loads((folder / "q4_few_shot" / "summary.json").read_text("utf-8")) for folder in folders]
-    drawn = [
-        summary["draws"]["scratch/plain"][f"draw {number}"]["test"]["accuracy"]
-        for summary in summaries
-        for number in range(1, 6)
-    ]
-    entry = found["q4_few_shot/scratch/plain/test/accuracy"]
-    assert entry["n"] == 5 * len(folders) and entry["mean"] == pytest.approx(statistics.mean(drawn))
-    assert entry["std"] == pytest.approx(statistics.stdev(drawn))
+def test_nothing_to_report_and_damaged_results_are_the_users_to_mend(outputs, tmp_path):
+    with pytest.raises(run.InputError, match=r"got no results.*python reproduce\.py"):
+        report.write(tmp_path / "nothing")
+    (outputs / "q2_classifier" / "loss.png").unlink()
+    with pytest.raises(run.InputError, match=r"q2_classifier.loss\.png.*run its script again"):
+        report.write(outputs)
+    assert not (outputs / "report.html").exists() and not (outputs / "seeds.json").exists()
+    for damage, complaint in (('{"metrics": {}}', "no question"), ('{"question', "Unterminated")):
+        (outputs / "q2_classifier" / "summary.json").write_text(damage, encoding="utf-8")
+        with pytest.raises(run.InputError, match=rf"q2_classifier.summary\.json: got {complaint}.*remove its folder"):
+            report.write(outputs)
 
 
-def test_compare_finds_what_was_not_reproduced(outputs):
-    text, reproduced = report.compare(outputs, REFERENCE)
-    assert reproduced and "NOT" not in text
-    path = outputs / "q2_classifier" / "summary.json"
-    summary = json.loads(path.read_text("utf-8"))
-    summary["metrics"]["test/accuracy"]["mean"] -= 0.02
-    path.write_text(json.dumps(summary), encoding="utf-8")
-    text, reproduced = report.compare(outputs, REFERENCE)
-    assert not reproduced
-    assert [line.split()[0] for line in text.splitlines() if "NOT" in line] == ["q2_classifier/test/accuracy"]
+def test_numbers_are_pooled_over_the_values_of_all_seeds(outputs):
+    seeds = json.loads((report.write(outputs).parent / "seeds.json").read_text("utf-8"))
+    assert seeds == report.pool(report.read(outputs)) and seeds["code_sha256"] == {step: step for step in NUMBERS}
+    number = pooled_number(outputs, "q4_few_shot", "scratch, plain", "accuracy", "test")
+    assert number["values"] == {"0": [0.80, 0.82], "1": [0.79, 0.85], "2": [0.81, 0.80]} and number["headline"]
+    # 80, 82, 79, 85, 81, 80: mean 487 / 6; squared deviations sum to 39551 - 487^2 / 6
+    assert (number["mean"], number["std"]) == pytest.approx((4.87 / 6, ((39551 - 487**2 / 6) / 5) ** 0.5 / 100))
+    assert number["n"] == 6 and report.worded(number) == "81.17% ± 2.14"
 
 
-def test_seeds_of_other_options_or_code_are_not_pooled(outputs):
-    shutil.copytree(outputs / "q2_classifier", outputs / "seed7" / "q2_classifier")
-    before = report.numbers(outputs)["q2_classifier/test/accuracy"]["n"]
-    path = outputs / "seed7" / "q2_classifier" / "config.json"
-    config = json.loads(path.read_text("utf-8"))
-    config["options"] |= {"seed": 7, "epochs": 1}
-    path.write_text(json.dumps(config), encoding="utf-8")
-    assert report.numbers(outputs)["q2_classifier/test/accuracy"]["n"] == before - 1
+def test_paired_interval_is_students_t_over_the_pairs_of_all_seeds(outputs):
+    entry = report.pool(report.read(outputs))["paired"][0]
+    differences = numpy.subtract(TUNED, SCRATCH).flatten()
+    mean, half = statistics.mean(differences), stats.t.ppf(0.975, 5) * statistics.stdev(differences) / 6**0.5
+    assert [entry[name] for name in ("mean", "low", "high", "n")] == pytest.approx([mean, mean - half, mean + half, 6])
+    page = report.write(outputs).read_text("utf-8")
+    row = next(line for line in page.splitlines() if "fine-tuned, plain minus scratch, plain" in line)
+    assert f">{100 * mean:+.2f} points<" in row and f">{100 * (mean - half):+.2f} to {100 * (mean + half):+.2f}<" in row
+    shutil.rmtree(outputs / "q4_few_shot")  # nothing to compute it again from
+    assert report.pool(report.read(outputs))["paired"] == [{"step": "q5_transfer"} | PAIRED]
 
 
-def test_no_reference_is_said(outputs, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no published run"):
-        report.compare(outputs, tmp_path)
+def test_seeds_are_pooled_once_each_and_only_under_the_same_options_code_data_and_versions(outputs):
+    write_step(outputs / "seed7" / "q2_classifier", "q2_classifier", 0)
+    write_step(outputs / "seed1" / "q2_classifier", "q2_classifier", 1, {"device": "cuda"}, device="cuda")
+    key = ("q2_classifier", "Q2", "accuracy", "test")
+    assert pooled_number(outputs, *key)["values"] == {"0": [0.99], "1": [0.98], "2": [0.9845]}
+    assert report.read(outputs)["q2_classifier"][0].folder == outputs / "q2_classifier"
+    for change in ({"options": {"epochs": 1}}, {"code_sha256": "0"}, {"data_sha256": "0"}, {"versions": {}}):
+        write_step(outputs / "seed1" / "q2_classifier", "q2_classifier", 1, **change)
+        assert pooled_number(outputs, *key)["values"] == {"0": [0.99], "2": [0.9845]}
 
 
-def test_words():
-    assert report.worded({"mean": 0.97456, "std": 0.0055, "unit": "accuracy (fraction)"}) == "97.46% ± 0.55"
-    assert report.worded({"mean": 0.00941, "std": None, "unit": "MSE per pixel"}) == "0.0094"
+def test_deterministic_baselines_show_no_deviation(outputs):
+    page = report.write(outputs).read_text("utf-8")
+    assert ">0.0673</td>" in page and ">71.34%</td>" in page and not re.search(r"± 0\.0+\b", page)
+    assert report.worded({"mean": 0.1, "std": 2e-5, "unit": MSE}) == "0.1000 ± 2e-05"  # small, but not none
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [360, 1280])
-def test_page_in_a_browser(outputs, width):
-    text = report.write(outputs).read_text("utf-8")
-    probe = """<script>addEventListener("load", () => { parent.document.title = JSON.stringify({
-        wide: document.documentElement.scrollWidth, inner: innerWidth,
-        broken: [...document.images].filter(image => !image.naturalWidth).length,
-        images: document.images.length, outside: performance.getEntriesByType("resource").filter(
-        entry => entry.name.startsWith("http")).length}) })</script></body>"""
+def test_page_fits_a_browser_window_and_asks_for_nothing_outside(outputs, width):
+    shutil.rmtree(outputs / "q3_frozen_decoder")  # so that a long command is shown
+    text = report.write(outputs).read_text("utf-8").replace("<details>", "<details open>")
+    probe = """<script>addEventListener("load", () => { parent.document.title = JSON.stringify([innerWidth,
+        document.documentElement.scrollWidth, [...document.images].filter(image => image.naturalWidth).length,
+        performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length]) })
+        </script></body>"""
     (outputs / "probed.html").write_text(text.replace("</body>", probe), encoding="utf-8")
-    frame = f"<!doctype html><meta charset=utf-8><iframe src=probed.html width={width} height=800></iframe>"
-    (outputs / "frame.html").write_text(frame, encoding="utf-8")
-    command = [CHROMIUM, *CHROMIUM_OPTIONS, "--enable-logging=stderr", f"--window-size={max(width, 600)},900"]
-    command += ["--virtual-time-budget=20000", "--dump-dom", (outputs / "frame.html").as_uri()]
+    (outputs / "frame.html").write_text(f"<!doctype html><iframe src=probed.html width={width}>", encoding="utf-8")
+    command = [CHROMIUM, *CHROMIUM_OPTIONS, f"--window-size={max(width, 600)},900", (outputs / "frame.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr
-    found = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1].replace("&quot;", '"'))
-    assert found["inner"] == width and found["wide"] <= width
-    assert found["images"] > 20 and not found["broken"] and not found["outside"]
-
-
-def test_every_number_of_readmes_table_is_one_of_the_published_run():
-    readme = (ROOT / "README.md").read_text("utf-8")
-    table = [line for line in readme.splitlines() if line.startswith("| Q")]
-    assert len(table) == 5
-    published = {report.worded(entry) for entry in report.numbers(REFERENCE).values()}
-    quoted = [number for line in table for number in re.findall(r"\d+\.\d+%? ± \d+\.\d+", line)]
-    assert len(quoted) >= 12
-    assert not set(quoted) - published
-
-
-def test_readmes_intervals_are_those_of_the_published_run():
-    readme = (ROOT / "README.md").read_text("utf-8")
-    found = report.differences(REFERENCE)
-    for pair in ("fine-tuned/plain - scratch/plain", "fine-tuned/augmented - scratch/augmented"):
-        mean, low, high = (100 * found[pair][name] for name in ("mean", "low", "high"))
-        assert f"{mean:+.2f}" in readme and f"{low:.2f} to {high:.2f}" in readme
-    # Student's t by hand, from the draws of the summaries
-    paired = []
-    for folder in report.seed_folders(REFERENCE):
-        draws = json.loads((folder / "q5_transfer" / "summary.json").read_text("utf-8"))["draws"]
-        for number in range(1, 6):
-            after, before = (draws[f"{start}/plain"][f"draw {number}"]["test"] for start in ("fine-tuned", "scratch"))
-            paired.append(after["accuracy"] - before["accuracy"])
-    half = stats.t.ppf(0.975, len(paired) - 1) * statistics.stdev(paired) / len(paired) ** 0.5
-    entry = found["fine-tuned/plain - scratch/plain"]
-    assert entry["n"] == len(paired) and entry["mean"] == pytest.approx(statistics.mean(paired))
-    assert entry["high"] - entry["mean"] == pytest.approx(half)
-
-
-def test_readme_is_short_enough():
-    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 200
+    inner, scrolled, images, requests = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1])
+    assert inner == width and scrolled <= width and images == 10 and not requests

@@ -1,118 +1,126 @@
-"""Tests of reproduce.py: what runs, what is skipped, where it stops, all with scripts that only pretend."""
+"""Tests of reproduce.py: what runs, what is skipped, where it stops, with scripts that stop once they have begun."""
 
+import functools
+import hashlib
+import importlib
 import json
-import sys
 import types
 from pathlib import Path
 
 import pytest
-import torch
 
 import reproduce
-from common import data, report, run
+from common import download, report, results, run
+
+ALL = ["q1_autoencoder", "q1_undo", "q2_classifier", "q3_frozen_decoder", "q4_few_shot", "q5_transfer"]
+
+
+class FinishedAtOnce(Exception):
+    pass
+
+
+class Pretended:
+    """Scripts whose main leaves finished results where it would begin: their own options, needs, code and folder."""
+
+    def __init__(self, tmp_path, monkeypatch):
+        self.outputs, self.patch = tmp_path / "outputs", monkeypatch
+        self.ran, self.failing, self.bits, self.data = [], {}, "", b"data"
+        self.start = run.start
+        monkeypatch.setattr(run, "start", self.finish)
+        monkeypatch.setattr(reproduce.subprocess, "Popen", self.run)
+        monkeypatch.setattr(results, "git_commit", lambda: None)
+        monkeypatch.setattr(results, "code_sha256", functools.cache(results.code_sha256))
+        monkeypatch.setattr(download, "prepare", lambda *_: ([self.data], {}))
+        monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+
+    def finish(self, config, name, needs=()):
+        assert needs == next((step.needs for step in reproduce.STEPS if step.folder == name), ())
+        step = self.start(config, name, needs)
+        (step.folder / "model.safetensors").write_text(f"{self.bits} of {config.seed}")
+        step.finish(hashlib.sha256(self.data).hexdigest(), [], [], {}, ["answer"])
+        raise FinishedAtOnce(name)
+
+    def run(self, line, **_):
+        script = Path(line[1])
+        assert script.is_file()
+        module = importlib.import_module(script.stem)
+        config, name = run.parse(module.Config, "", line[2:]), script.stem
+        if not (code := self.failing.get(script.stem, 0)):
+            with pytest.raises(FinishedAtOnce) as stop:
+                module.main(config)
+            name = str(stop.value)
+        self.ran.append(name if config.seed == 0 else (name, config.seed))
+        return types.SimpleNamespace(returncode=code, communicate=lambda: ("answer\nfigures\n", None))
+
+    def __call__(self, **changes):
+        self.ran.clear()
+        reproduce.main(reproduce.Config(output_dir=self.outputs, device="cpu", **changes))
+        return self.ran
 
 
 @pytest.fixture
-def pretended(data_dir, tmp_path, monkeypatch):
-    """Run reproduce.main with scripts that leave complete results at once; return it and the steps that ran."""
-    ran, failing = [], {}
-
-    def result(code, text=""):
-        return types.SimpleNamespace(returncode=code, communicate=lambda: (text, None))
-
-    def pretend(line, **_):
-        script = Path(line[1]).stem
-        given = dict(zip(line[2::2], line[3::2], strict=False))
-        variant = "-undo" if "--undo" in line else ""
-        step, seed = script + variant, int(given["--seed"])
-        ran.append((step, seed, "--resume" in line))
-        if step in failing:
-            return result(failing[step])
-        wanted = reproduce.expected(config, seed, step, data.load("mnist", data_dir).fingerprint)
-        folder = Path(given["--output-dir"]) / step
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "model.pt").write_text(f"{step} of {seed}")
-        run.finish(folder, wanted, [], {"metrics": {}, "baselines": {}, "seconds": 1.0})
-        return result(0, "numbers\nfigures\n")
-
-    config = reproduce.Config(data_dir=data_dir, output_dir=tmp_path / "outputs", device="cpu")
-
-    def go(**changes):
-        nonlocal config
-        config = reproduce.Config(data_dir=data_dir, output_dir=tmp_path / "outputs", device="cpu", **changes)
-        ran.clear()
-        reproduce.main(config)
-        return [(step, seed) for step, seed, _ in ran]
-
-    monkeypatch.setattr(reproduce.subprocess, "Popen", pretend)
-    monkeypatch.setattr(run, "git_commit", lambda: None)
-    return go, ran, failing, tmp_path / "outputs"
+def go(tmp_path, monkeypatch):
+    return Pretended(tmp_path, monkeypatch)
 
 
-ALL = list(reproduce.STEPS)
-
-
-def test_runs_everything_in_order_then_nothing_then_everything_if_forced(pretended, capsys):
-    go, _, _, outputs = pretended
-    assert go() == [(step, 0) for step in ALL]
-    assert (outputs / "report.html").exists() and "report.html" in capsys.readouterr().out.splitlines()[-1]
+def test_runs_everything_in_order_then_nothing_then_everything_if_forced(go, capsys):
+    assert go() == ALL == [step.folder for step in reproduce.STEPS]
+    printed = capsys.readouterr().out
+    assert "[6/6] q5_transfer, seed 0: running" in printed and "report.html" in printed.splitlines()[-1]
     assert go() == []
-    assert capsys.readouterr().out.count("complete and unchanged") == len(ALL)
-    assert go(force=True) == [(step, 0) for step in ALL]
+    assert capsys.readouterr().out.count("finished and unchanged") == 6
+    assert go(force=True) == ALL
+    assert go(seeds=(0, 2)) == [(name, 2) for name in ALL]
+    assert sorted(path.name for path in (go.outputs / "seed2").iterdir()) == ALL
 
 
-def test_another_seed_has_a_folder_of_its_own(pretended):
-    go, _, _, outputs = pretended
+@pytest.mark.parametrize("bits", ["", "other"])
+def test_what_changed_runs_again_and_what_is_built_on_it_if_its_bits_are_others(go, bits):
     go()
-    assert go(seeds=(0, 2)) == [(step, 2) for step in ALL]
-    assert {path.name for path in (outputs / "seed2").iterdir()} == set(ALL)
-    assert report.seed_folders(outputs) == [outputs, outputs / "seed2"]
+    go.bits = bits
+    (go.outputs / "q2_classifier" / "model.safetensors").write_text("damaged")
+    assert go() == (["q2_classifier", "q3_frozen_decoder"] if bits else ["q2_classifier"])
+    code = results.code_sha256
+    go.patch.setattr(results, "code_sha256", lambda path: code(path) + ("edited" if "q4" in path.name else ""))
+    assert go() == (["q4_few_shot", "q5_transfer"] if bits else ["q4_few_shot"])
+    options = ["--output-dir", str(go.outputs), "--device", "cpu", "--epochs", "9"]
+    go.run(["python", str(results.REPOSITORY / "q3_frozen_decoder.py"), *options])  # by hand
+    assert go() == ["q3_frozen_decoder"]
+    path = go.outputs / "q1_undo" / "config.json"  # of an earlier version of this repository
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "command"}))
+    assert go() == (["q1_undo", "q5_transfer"] if bits else ["q1_undo"])
 
 
-def test_what_changed_and_what_depends_on_it_runs_again(pretended, monkeypatch):
-    go, _, _, outputs = pretended
+def test_other_versions_and_other_data_run_everything_again(go):
     go()
-    (outputs / "q2_classifier" / "model.pt").write_text("other bits")  # no longer what its run left
-    assert go() == [("q2_classifier", 0)]  # to the bits that Q3 has seen
-    (outputs / "q3_frozen_decoder" / "summary.json").unlink()
-    assert go() == [("q3_frozen_decoder", 0)]
-    source = run.source_sha256
-    changed = {"q1_autoencoder.py": "edited"}
-    monkeypatch.setattr(run, "source_sha256", lambda script: source(script) | (changed if "q1" in script else {}))
-    assert go() == [("q1_autoencoder", 0), ("q1_autoencoder-undo", 0)]
-    monkeypatch.setattr(run, "source_sha256", lambda script: source(script) | {"common/train.py": "edited"})
-    assert go() == [(step, 0) for step in ALL]
+    go.patch.setattr(results, "versions", lambda: {"torch": "0.1"})
+    assert go() == ALL
+    go.data = b"other"
+    assert go() == ALL
+    assert go(dataset="kmnist") == ALL and go(dataset="kmnist") == []
 
 
-def test_a_changed_checkpoint_upstream_runs_what_reads_it(pretended):
-    go, _, _, outputs = pretended
-    go()
-    path = outputs / "q4_few_shot" / "config.json"
-    path.write_text(path.read_text().replace(run.sha256(outputs / "q1_autoencoder" / "model.pt"), "0" * 64))
-    assert go() == [("q4_few_shot", 0)]
-
-
-def test_stops_at_the_first_failure_with_its_code_and_continues_there(pretended):
-    go, ran, failing, outputs = pretended
-    failing["q3_frozen_decoder"] = 2
+def test_stops_at_the_first_failure_with_its_code_and_goes_on_there(go):
+    go.failing["q3_frozen_decoder"] = 2
     with pytest.raises(SystemExit) as stop:
         go()
-    assert stop.value.code == 2 and ran[-1][0] == "q3_frozen_decoder"
-    failing["q3_frozen_decoder"] = -9
-    with pytest.raises(run.RunError, match="q3_frozen_decoder was killed by signal 9"):
+    assert stop.value.code == 2 and go.ran == ALL[:4]
+    go.failing["q3_frozen_decoder"] = -9
+    with pytest.raises(run.RunError, match="q3_frozen_decoder was killed by signal 9; the same command runs it again"):
         go()
-    failing.clear()
-    config = reproduce.Config(data_dir=outputs.parent / "data", output_dir=outputs, device="cpu")
-    fingerprint = data.load("mnist", config.data_dir).fingerprint
-    wanted = reproduce.expected(config, 0, "q3_frozen_decoder", fingerprint)
-    (outputs / "q3_frozen_decoder").mkdir()
-    run.write(outputs / "q3_frozen_decoder" / run.UNFINISHED, json.dumps(wanted))
-    assert go() == [(step, 0) for step in ALL[3:]]
-    assert [resumed for _, _, resumed in ran] == [True, False, False]
+    go.failing.clear()
+    assert go() == ALL[3:]
 
 
-def test_estimate_knows_every_step():
-    assert set(reproduce.SECONDS) == set(reproduce.STEPS)
+def test_check_compares_with_the_published_run_and_fails_if_it_differs(go, capsys):
+    verdicts = iter([("all reproduced", True), ("one differs", False)])
+    go.patch.setattr(reproduce.check, "compare", lambda outputs, reference: next(verdicts))
+    go(check=True)
+    assert capsys.readouterr().out.endswith("all reproduced\n")
+    with pytest.raises(run.RunError, match="not every number was reproduced"):
+        go(check=True)
+    with pytest.raises(run.InputError, match="--check: got --dataset kmnist, expected mnist"):
+        reproduce.Config(check=True, dataset="kmnist")
 
 
 @pytest.mark.parametrize(
@@ -120,16 +128,5 @@ def test_estimate_knows_every_step():
     [((), "one or more"), ((0, 0), "different"), ((0, -1), "--seed: got -1"), ((1, 2), "expected 0 among")],
 )
 def test_impossible_seeds_are_refused(seeds, part):
-    with pytest.raises(ValueError, match=part):
+    with pytest.raises(run.InputError, match=part):
         reproduce.Config(seeds=seeds)
-
-
-def test_the_scripts_take_the_command_lines(tmp_path):
-    config = reproduce.Config(output_dir=tmp_path, device="cpu")
-    for step in reproduce.STEPS:
-        line = reproduce.command(config, 3, step, resume=True)
-        script, _, variant = step.partition("-")
-        module = sys.modules.get(script) or __import__(script)
-        found = run.parse(module.Config, script, line[2:])
-        assert found.seed == 3 and found.resume and found.output_dir == tmp_path / "seed3"
-        assert torch.device(found.device) == torch.device("cpu") and getattr(found, variant, True)

@@ -1,5 +1,7 @@
+"""Q1, Q2 and Q3 through their main, on synthetic digits."""
+
+import collections
 import dataclasses
-import hashlib
 import json
 
 import pytest
@@ -7,16 +9,13 @@ import torch
 
 import q1_autoencoder
 import q2_classifier
-from common import checkpoint, data, run, train
+import q3_frozen_decoder
+from common import checkpoint, data, plots, reader, representation, results, run, train
 from common.augment import STRONG_WARP
-from common.losses import reconstruction_loss
+from common.models import digest
 from tests import synthetic
 
-FIGURES = {
-    q1_autoencoder: {"latents.png", "loss.png", "reconstructions.png"},
-    q2_classifier: {"accuracy.png", "confusion.png", "loss.png", "mistakes.png"},
-}
-RESULT_FILES = {".lock", "config.json", "metrics.jsonl", "model.pt", "summary.json"}
+SCRIPTS = (q1_autoencoder, q2_classifier, q3_frozen_decoder)
 
 
 @pytest.fixture(autouse=True)
@@ -24,160 +23,243 @@ def small(monkeypatch):
     synthetic.make_small(monkeypatch)
 
 
-@pytest.fixture(params=FIGURES, ids=lambda script: script.__name__)
+@pytest.fixture(params=SCRIPTS, ids=lambda script: script.__name__)
 def script(request):
     return request.param
 
 
-def tiny(script, data_dir, output_dir, **changes):
-    settings = {"epochs": 2, "batch_size": 100, "device": "cpu"} | changes
-    return script.Config(data_dir=data_dir, output_dir=output_dir, **settings)
+@pytest.fixture
+def tiny(data_dir, tmp_path):
+    """Return a config of a script with the least budget, and where it reads from there is an untrained Q1 and Q2."""
+    for upstream in (q1_autoencoder, q2_classifier):
+        synthetic.leave_untrained(upstream, upstream.__name__, tmp_path / "outputs", data_dir, batch_size=32)
+
+    def config(script, **changes):
+        settings = {"epochs": 2, "device": "cpu", "data_dir": data_dir, "output_dir": tmp_path / "outputs"}
+        settings |= {} if script is q3_frozen_decoder else {"batch_size": 100}
+        return script.Config(**settings | changes)
+
+    return config
 
 
-def test_script_keeps_its_promises(script, data_dir, tmp_path, capsys):
-    summary = script.main(tiny(script, data_dir, tmp_path / "outputs"))
+def values(summary: dict) -> dict:
+    return {(entry["model"], entry["measure"], entry["split"]): entry["mean"] for entry in summary["numbers"]}
+
+
+def settings_of(script, config, monkeypatch) -> tuple:
+    """Return what a script hands to its first train.fit."""
+
+    def seen(*arguments, **settings):
+        raise InterruptedError(arguments, settings)
+
+    monkeypatch.setattr(train, "fit", seen)
+    with pytest.raises(InterruptedError) as error:
+        script.main(config)
+    return error.value.args
+
+
+def test_a_script_leaves_one_whole_folder_with_every_file_it_promises(script, tiny, tmp_path, capsys):
+    summary = script.main(tiny(script))
     folder = tmp_path / "outputs" / script.__name__
-    assert {path.name for path in folder.iterdir()} == RESULT_FILES | FIGURES[script]
+    files = {"config.json", "metrics.jsonl", "model.safetensors", "summary.json", *summary["figures"]}
+    assert {path.name for path in folder.iterdir()} == files
     assert {path.name for path in tmp_path.iterdir()} == {"data", "outputs"}
+    assert not list((tmp_path / "outputs").glob(".*"))
     assert json.loads((folder / "summary.json").read_text()) == summary
-    assert summary["checkpoint_sha256"] == hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
-    assert summary["seconds"] > 0
-    for numbers in (summary["metrics"], summary["baselines"]):
-        for name, number in numbers.items():
-            assert set(number) == {"mean", "std", "n", "unit", "split"}
-            assert number["std"] is None and number["n"] == 1
-            assert f"{number['split']}/" in name and number["unit"]
-
-    config = json.loads((folder / "config.json").read_text())
-    assert config["options"]["epochs"] == 2 and config["options"]["seed"] == 0
-    assert config["data_sha256"] == data.load("mnist", data_dir).fingerprint
-    assert config["versions"]["torch"] == torch.__version__
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [21, 42]  # 2,100 images in batches of 100
-
-    last_lines = capsys.readouterr().out.splitlines()[-2:]
-    assert str(folder) in last_lines[1]
-    assert "test" in last_lines[0]
+    assert summary["question"].startswith(script.__name__[:2].upper() + ": ") and summary["seconds"] > 0
+    assert all(text.endswith(".png") and len(title) > 20 for text, title in summary["figures"].items())
+    assert any(entry["headline"] for entry in summary["numbers"])
+    assert len(values(summary)) == len(summary["numbers"]), "two numbers with one name"
+    written = results.read_config(folder)
+    assert (
+        written["options"]["epochs"] == 2
+        and written["data_sha256"] == data.load("mnist", tmp_path / "data").fingerprint
+    )
+    *answer, last = capsys.readouterr().out.splitlines()
+    assert answer == summary["answer"] and last == f"figures and numbers: {folder}"
 
 
-def test_same_seed_same_bits_wherever_it_writes(script, data_dir, tmp_path):
+def test_the_same_seed_gives_the_same_bits_wherever_it_writes(script, tiny, tmp_path, monkeypatch):
+    for plot in ("plot_reconstructions", "plot_bars", "plot_latents", "plot_mistakes"):  # slow, and no part of this
+        monkeypatch.setattr(plots, plot, lambda *_, **__: None)
+    measures = {name: collections.defaultdict(float) for name in ("Q1", "Q3")}
+    monkeypatch.setattr(representation, "measure", lambda *_: measures)
     written = []
-    for name in ("first", "second"):
-        torch.manual_seed(len(written))  # the global generator must not matter
-        script.main(tiny(script, data_dir, tmp_path / name, seed=7))
-        folder = tmp_path / name / script.__name__
-        written.append([(folder / file).read_bytes() for file in ("metrics.jsonl", "model.pt")])
+    for number in range(2):
+        torch.manual_seed(number)  # the global generator must not matter
+        script.main(tiny(script))
+        folder = tmp_path / "outputs" / script.__name__
+        written.append([(folder / file).read_bytes() for file in ("metrics.jsonl", "model.safetensors")])
     assert written[0] == written[1]
 
 
-def test_another_seed_gives_other_initial_weights(script):
-    pair = [script.build(script.Config(seed=seed)).state_dict() for seed in (7, 8)]
-    assert all(not torch.equal(pair[0][name], pair[1][name]) for name in pair[0] if name.endswith("weight"))
+def test_another_seed_gives_other_initial_weights_and_q2_starts_from_q1s_encoder():
+    q1, other = (q1_autoencoder.build(q1_autoencoder.Config(seed=seed)).state_dict() for seed in (7, 8))
+    assert all(not torch.equal(q1[name], other[name]) for name in q1 if name.endswith("weight"))
+    q2 = q2_classifier.build(q2_classifier.Config(seed=7)).encoder.state_dict()
+    assert all(torch.equal(q2[name], q1[f"encoder.{name}"]) for name in q2)
 
 
-def test_q1_quotes_what_its_checkpoint_gives_and_errors_worked_by_hand(data_dir, tmp_path):
-    summary = q1_autoencoder.main(tiny(q1_autoencoder, data_dir, tmp_path))
-    dataset = data.load("mnist", data_dir)
-    images = dataset.test.images
-    model = checkpoint.load(tmp_path / "q1_autoencoder" / "model.pt").model
+def test_q1_quotes_what_its_checkpoint_gives_and_errors_worked_by_hand(tiny, tmp_path):
+    numbers = values(q1_autoencoder.main(tiny(q1_autoencoder)))
+    dataset = data.load("mnist", tmp_path / "data")
+    images = dataset.test.inputs
+    model = checkpoint.load(tmp_path / "outputs" / "q1_autoencoder" / "model.safetensors").model
     with torch.inference_mode():
         difference = 1 / (1 + (-model(images)).exp()) - images
-    metrics, baselines = summary["metrics"], summary["baselines"]
-    assert metrics["test/mse"]["mean"] == pytest.approx((difference**2).mean().item(), rel=1e-4)
-    assert metrics["test/l1"]["mean"] == pytest.approx(difference.abs().mean().item(), rel=1e-4)
-    blank = images - dataset.train.images.mean(0)
-    assert baselines["mean_image/test/mse"]["mean"] == pytest.approx((blank**2).mean().item(), rel=1e-4)
+    assert numbers["Q1", "mse", "test"] == pytest.approx((difference**2).mean().item(), rel=1e-4)
+    assert numbers["Q1", "l1", "test"] == pytest.approx(difference.abs().mean().item(), rel=1e-4)
+    blank = images - dataset.train.inputs.mean(0)
+    assert numbers["mean image", "mse", "test"] == pytest.approx((blank**2).mean().item(), rel=1e-4)
     # PCA by hand: the projection on the leading right singular vectors of the centred training images
-    centred = (dataset.train.images - dataset.train.images.mean(0)).flatten(1)
+    centred = (dataset.train.inputs - dataset.train.inputs.mean(0)).flatten(1)
     leading = torch.linalg.svd(centred, full_matrices=False).Vh[:12]
     residual = blank.flatten(1) - blank.flatten(1) @ leading.T @ leading
-    assert baselines["pca_12/test/mse"]["mean"] == pytest.approx((residual**2).mean().item(), rel=1e-2)
+    assert numbers["PCA-12", "mse", "test"] == pytest.approx((residual**2).mean().item(), rel=1e-2)
+    assert numbers["PCA-12", "l1", "test"] == pytest.approx(residual.abs().mean().item(), rel=1e-2)
 
 
 @pytest.mark.parametrize("loss", ["mse", "bce", "l1"])
-def test_q1_learns_with_every_loss(loss, data_dir, tmp_path):
-    config = tiny(q1_autoencoder, data_dir, tmp_path, loss=loss, epochs=4)
-    summary = q1_autoencoder.main(config)
-    assert summary["metrics"]["test/mse"]["mean"] < 0.7 * summary["baselines"]["mean_image/test/mse"]["mean"]
+def test_q1_learns_with_every_loss(loss, tiny):
+    numbers = values(q1_autoencoder.main(tiny(q1_autoencoder, loss=loss, epochs=4)))
+    assert numbers["Q1", "mse", "test"] < 0.7 * numbers["mean image", "mse", "test"]
 
 
-def test_collapsed_q1_fails_with_a_sentence_and_keeps_the_earlier_result(data_dir, tmp_path):
-    q1_autoencoder.main(tiny(q1_autoencoder, data_dir, tmp_path))
-    folder = tmp_path / "q1_autoencoder"
-    before = (folder / "model.pt").read_bytes()
+def test_the_loss_asked_for_reaches_q3_from_q1(tiny, tmp_path, data_dir, monkeypatch):
+    seen = []
+    monkeypatch.setattr(q3_frozen_decoder, "minimised", lambda errors, images, name: seen.append(name) or errors[name])
+    synthetic.leave_untrained(q1_autoencoder, "q1_autoencoder", tmp_path / "outputs", data_dir, loss="mse")
+    arguments, _ = settings_of(q3_frozen_decoder, tiny(q3_frozen_decoder), monkeypatch)
+    decoder, loss_fn, latents, _ = arguments
+    loss, errors = loss_fn(decoder, latents.inputs[:10], latents.targets[:10])
+    assert seen == ["mse"] and torch.equal(loss, errors["mse"])
+
+
+def test_a_collapse_fails_with_a_sentence_and_keeps_the_earlier_result(tiny, tmp_path):
+    before = results.read_config(tmp_path / "outputs" / "q1_autoencoder")
+    config = tiny(q1_autoencoder, learning_rate=1e-9, matrix_learning_rate=0.0)
     with pytest.raises(run.RunError, match=r"collapsed: validation MSE .* is no better than the mean image's"):
-        q1_autoencoder.main(tiny(q1_autoencoder, data_dir, tmp_path, learning_rate=1e-9))
-    assert (folder / "model.pt").read_bytes() == before
+        q1_autoencoder.main(config)
+    assert results.read_config(tmp_path / "outputs" / "q1_autoencoder") == before
 
 
-@pytest.mark.parametrize("minimise", ["mse", "l1"])
-def test_a_loss_that_can_collapse_is_minimised_only_far_from_all_black(minimise):
-    images = torch.zeros(4, 1, 28, 28)
-    images[:, :, 10:18] = 1.0
-    good = torch.where(images > 0.5, 3.0, -3.0)
-    black = torch.full_like(images, -9.0)
-    for logits, expected in ((good, minimise), (black, "bce")):
-        loss, metrics = reconstruction_loss(lambda _, logits=logits: logits, images, images, minimise)
-        assert torch.equal(loss, metrics[expected])
-    assert metrics["l1"].item() == pytest.approx(images.mean().item(), abs=1e-3)
-
-
-def test_q2_quotes_what_its_checkpoint_gives_and_baselines_know_the_bars(data_dir, tmp_path):
-    summary = q2_classifier.main(tiny(q2_classifier, data_dir, tmp_path))
-    dataset = data.load("mnist", data_dir)
-    model = checkpoint.load(tmp_path / "q2_classifier" / "model.pt").model
+def test_q2_quotes_what_its_checkpoint_gives_and_baselines_know_the_bars(tiny, tmp_path):
+    numbers = values(q2_classifier.main(tiny(q2_classifier)))
+    test = data.load("mnist", tmp_path / "data").test
+    model = checkpoint.load(tmp_path / "outputs" / "q2_classifier" / "model.safetensors").model
     with torch.inference_mode():
-        correct = (model(dataset.test.images).argmax(1) == dataset.test.labels).double().mean().item()
-    assert summary["metrics"]["test/accuracy"]["mean"] == pytest.approx(correct, abs=1e-6)
-    assert summary["baselines"]["knn/test/accuracy"]["mean"] > 0.95  # the bar's row is the label
-    assert summary["baselines"]["logistic_regression/test/accuracy"]["mean"] > 0.95
+        correct = (model(test.inputs).argmax(1) == test.targets).double().mean().item()
+    assert numbers["Q2", "accuracy", "test"] == pytest.approx(correct, abs=1e-6)
+    for name in ("3 nearest neighbours on pixels", "logistic regression on pixels"):
+        assert numbers[name, "accuracy", "test"] > 0.95, "the bar's row is the label"
 
 
-def test_augmentation_is_an_option(data_dir, tmp_path):
-    weights = []
-    for augment in (True, False):
-        q2_classifier.main(tiny(q2_classifier, data_dir, tmp_path, epochs=1, augment=augment))
-        weights.append(checkpoint.load(tmp_path / "q2_classifier" / "model.pt").model.state_dict())
-    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-def test_the_undoing_variant_is_shown_warped_images_and_asked_for_the_unwarped_in_a_folder_of_its_own(
-    data_dir, tmp_path, monkeypatch
-):
-    def seen(model, loss_fn, examples, evaluated, **settings):
-        raise KeyboardInterrupt(examples, evaluated, settings)
-
-    monkeypatch.setattr(train, "fit", seen)
-    dataset = data.load("mnist", data_dir)
-    for undo, name in ((True, "q1_autoencoder-undo"), (False, "q1_autoencoder")):
-        with pytest.raises(KeyboardInterrupt) as error:
-            q1_autoencoder.main(tiny(q1_autoencoder, data_dir, tmp_path / name, undo=undo, undo_epochs=5))
-        examples, evaluated, settings = error.value.args
-        assert [path.name for path in (tmp_path / name).iterdir()] == [name]
+def test_the_variant_that_undoes_warps_is_shown_warped_images_and_asked_for_the_unwarped(tiny, data_dir, monkeypatch):
+    train_split = data.load("mnist", data_dir).train
+    for undo in (True, False):
+        arguments, settings = settings_of(q1_autoencoder, tiny(q1_autoencoder, undo=undo, undo_epochs=5), monkeypatch)
         assert settings["transform"] is (STRONG_WARP if undo else None) and settings["epochs"] == (5 if undo else 2)
-        assert torch.equal(examples.images, dataset.train.images)
-        assert torch.equal(examples.labels, dataset.train.images), "what is to come out is never warped"
-        assert torch.equal(evaluated["validation"].labels, dataset.validation.images)
+        for tensor in (arguments[2].inputs, arguments[2].targets):
+            assert torch.equal(tensor, train_split.inputs), "what is to come out is never warped"
 
 
-def test_hidden_relu_is_an_option(script):
-    for hidden_relu in (True, False):
-        encoder = script.build(script.Config(hidden_relu=hidden_relu)).encoder
-        assert isinstance(encoder.linear[1], torch.nn.ReLU) == hidden_relu
+@pytest.mark.parametrize(("augment", "smoothing"), [(True, 0.1), (False, 0.0)])
+def test_augmentation_and_smoothing_of_q2_are_options(augment, smoothing, tiny, monkeypatch):
+    config = tiny(q2_classifier, augment=augment, label_smoothing=smoothing)
+    arguments, settings = settings_of(q2_classifier, config, monkeypatch)
+    assert (settings["transform"] is not None) == augment
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([0])
+    loss, scores = arguments[1](lambda _: logits, torch.zeros(1), labels)
+    nats = -logits.log_softmax(1)[0]
+    assert scores["cross_entropy"].item() == pytest.approx(nats[0].item()), "the metric is not smoothed"
+    assert loss.item() == pytest.approx(((1 - smoothing) * nats[0] + smoothing / 3 * nats.sum()).item())
 
 
-def test_other_sizes_and_options_reach_the_model(script, data_dir, tmp_path):
-    script.main(tiny(script, data_dir, tmp_path, epochs=3, latent_dim=3))
-    model = checkpoint.load(tmp_path / script.__name__ / "model.pt").model
-    assert model.encoder.arguments["latent_dim"] == 3
+def test_other_sizes_reach_the_model(tiny):
+    for script in (q1_autoencoder, q2_classifier):
+        encoder = script.build(tiny(script, latent_dim=3, hidden_relu=False)).encoder
+        assert encoder.arguments["latent_dim"] == 3 and isinstance(encoder.linear[1], torch.nn.Identity)
 
 
-def test_both_scripts_start_from_the_same_encoder():
-    pair = [script.build(script.Config(seed=5)).encoder.state_dict() for script in FIGURES]
-    assert all(torch.equal(pair[0][name], pair[1][name]) for name in pair[0])
+def test_q3_freezes_q2s_encoder_and_measures_it_with_a_reader_of_no_runs_seed(tiny, tmp_path, monkeypatch):
+    seeds, train_reader = [], reader.train_reader
+    monkeypatch.setattr(reader, "train_reader", lambda *of, seed: seeds.append(seed) or train_reader(*of, seed=seed))
+    numbers = values(q3_frozen_decoder.main(tiny(q3_frozen_decoder, seed=5)))
+    q2, q3 = (
+        checkpoint.load(tmp_path / "outputs" / name / "model.safetensors").model
+        for name in ("q2_classifier", "q3_frozen_decoder")
+    )
+    assert digest(q2.encoder) == digest(q3.encoder)
+    assert seeds == [representation.READER_SEED]
+    names = {"original", "Q1", "Q3", "random encoder", "PCA-12"}
+    for measure in ("mse", "within_digit_variance_explained", "reading_accuracy"):
+        assert {name for name, of, split in numbers if (of, split) == (measure, "test")} == names
+    assert (
+        numbers["original", "mse", "test"] == 0 and numbers["original", "within_digit_variance_explained", "test"] == 1
+    )
+    for _, measures in q3_frozen_decoder.CLAIMS.values():
+        for measure in measures:
+            assert ("Q1", measure, "test") in numbers and ("Q3", measure, "test") in numbers
 
 
-def test_every_option_has_a_default_and_frozen_configs_cannot_drift(script):
-    config = script.Config()
+def test_q3_trains_a_decoder_with_q1s_recipe(tiny, monkeypatch):
+    arguments, settings = settings_of(q3_frozen_decoder, tiny(q3_frozen_decoder), monkeypatch)
+    recipe = ("batch_size", "learning_rate", "weight_decay", "matrix_learning_rate")
+    q1 = q1_autoencoder.Config(batch_size=32)
+    assert {name: settings[name] for name in recipe} == {name: getattr(q1, name) for name in recipe}
+    assert type(arguments[0]).__name__ == "Decoder"
+
+
+def test_q3_refuses_an_encoder_that_changed_though_frozen(tiny, monkeypatch):
+    fit, encoders = train.fit, []
+    build = q3_frozen_decoder.build
+    monkeypatch.setattr(q3_frozen_decoder, "build", lambda *of: encoders.append(build(*of)) or encoders[-1])
+
+    def careless(*arguments, **settings):
+        encoders[0].encoder.linear[0].bias.data += 1
+        return fit(*arguments, **settings)
+
+    monkeypatch.setattr(train, "fit", careless)
+    with pytest.raises(run.RunError, match="frozen encoder changed"):
+        q3_frozen_decoder.main(tiny(q3_frozen_decoder, epochs=1))
+
+
+def test_encoders_of_different_sizes_are_refused(tiny, tmp_path, data_dir):
+    synthetic.leave_untrained(q2_classifier, "q2_classifier", tmp_path / "outputs", data_dir, latent_dim=5)
+    with pytest.raises(run.InputError, match=r"'latent_dim': 12.* in Q1, .*'latent_dim': 5.* in Q2"):
+        q3_frozen_decoder.main(tiny(q3_frozen_decoder))
+
+
+def test_the_wide_decoder_has_four_times_the_weights_and_a_folder_of_its_own(tiny, monkeypatch):
+    counts = [
+        sum(weights.numel() for weights in settings_of(q3_frozen_decoder, config, monkeypatch)[0][0].parameters())
+        for config in (tiny(q3_frozen_decoder), tiny(q3_frozen_decoder, wide=True))
+    ]
+    assert 3.5 < counts[1] / counts[0] < 4.5
+    assert {path.name.split("-")[0] for path in tiny(q3_frozen_decoder).output_dir.glob(".*")} >= {".q3_wide"}
+
+
+Q1 = {"explained": 0.8, "probe": 0.9, "silhouette": 0.1}
+Q3 = {"explained": 0.3, "probe": 0.99, "silhouette": 0.5}
+PANELS = {
+    "explained": ("variance\nexplained", "lower"),
+    "probe": ("linear probe", "higher"),
+    "silhouette": ("silhouette", "not lower"),
+}
+
+
+def test_a_claim_holds_only_if_every_comparison_does_and_its_words_give_the_numbers():
+    text = representation.verdict("(x) claim", PANELS, Q1, Q3)
+    assert text.startswith("(x) claim: holds; variance explained 0.8 in Q1, 0.3 in Q3; ") and "against" not in text
+    for name in ("explained", "probe"):
+        for turned in (2 * Q1[name] - Q3[name], Q1[name]):  # the other way, and equal
+            text = representation.verdict("(x) claim", PANELS, Q1, Q3 | {name: turned})
+            assert "does not hold" in text and text.count("(against the claim)") == 1
+    for silhouette, holds in ((0.096, True), (0.094, False)):  # 5 % lower counts as about the same
+        text = representation.verdict("(x) claim", PANELS, Q1, Q3 | {"silhouette": silhouette})
+        assert ("does not hold" not in text) == holds
+
+
+def test_configs_are_frozen(script):
     with pytest.raises(dataclasses.FrozenInstanceError):
-        config.epochs = 3
+        script.Config().epochs = 3

@@ -1,0 +1,83 @@
+"""Tests of common/check.py: a fresh run against a published one."""
+
+import json
+import shutil
+
+import pytest
+
+from common import check, report, run
+from tests.test_report import write_run
+
+# Step, model, seed 0's value, which is the published one, and the tolerance by hand.
+TOLERANCES = [
+    ("q1_autoencoder", "Q1", 0.0087, 5 * 0.0002),  # deviation of 87, 91, 89
+    ("q1_autoencoder", "mean image", 0.0673, 0.03 * 0.0673),  # of equal values: 3 %
+    ("q2_classifier", "Q2", 0.99, 5 * 0.0050083),  # deviation of 990, 980, 984.5
+    ("q3_frozen_decoder", "Q3", 0.5, 0.02),  # more than 3 %
+    ("q4_few_shot", "nearest neighbour", 0.7134, 0.003),  # points of accuracy
+]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Return the folders of a fresh run and of the published one, which has its seeds.json only."""
+    fresh, reference = write_run(tmp_path / "outputs"), tmp_path / "reference"
+    report.write(fresh)
+    reference.mkdir()
+    shutil.move(fresh / "seeds.json", reference)
+    return fresh, reference
+
+
+def edit(path, model=None, **changes):
+    content = json.loads(path.read_text("utf-8"))
+    (next(entry for entry in content["numbers"] if entry["model"] == model) if model else content).update(changes)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_a_number_may_move_within_its_tolerance_only(runs):
+    for step, model, value, tolerance in TOLERANCES:
+        for factor, expected in ((0.99, True), (-0.99, True), (1.01, False), (-1.01, False)):
+            edit(runs[0] / step / "summary.json", model, values=[value + factor * tolerance])
+            text, reproduced = check.compare(*runs)
+            assert reproduced is expected, (step, model, factor)
+        failed = [line for line in text.splitlines() if "NOT reproduced" in line]
+        assert len(failed) == 1 and failed[0].startswith(f"{step}: {model}, ")
+        assert text.endswith("\n9 of 10 numbers reproduced")
+        edit(runs[0] / step / "summary.json", model, values=[value])
+
+
+def test_a_missing_number_is_not_reproduced_even_where_other_seeds_have_it(runs):
+    edit(runs[0] / "q1_undo" / "summary.json", "undo", measure="l1")
+    text, reproduced = check.compare(*runs)
+    assert not reproduced and [line[:19] for line in text.splitlines() if "missing" in line] == ["q1_undo: undo, mse,"]
+    shutil.rmtree(runs[0] / "q4_few_shot")
+    assert check.compare(*runs)[0].endswith("\n6 of 10 numbers reproduced")
+
+
+def test_another_code_is_said_in_one_line(runs):
+    assert "the code" not in check.compare(*runs)[0]
+    for step in ("q1_undo", "q2_classifier"):
+        edit(runs[0] / step / "config.json", code_sha256="other")
+    text, reproduced = check.compare(*runs)
+    assert reproduced and text.count("the code") == 1 and text.splitlines()[-2].endswith(": q1_undo, q2_classifier")
+
+
+def test_missing_reference_or_results_are_said(runs, tmp_path):
+    with pytest.raises(run.InputError, match=r"seeds\.json.*expected that of the published run"):
+        check.compare(runs[0], tmp_path / "nothing")
+    with pytest.raises(run.InputError, match="got no results"):
+        check.compare(tmp_path / "nothing", runs[1])
+    (runs[1] / "seeds.json").write_text('{"q1_autoencoder/test/mse": {"mean": 0.01}}', encoding="utf-8")
+    with pytest.raises(run.InputError, match="no code_sha256"):
+        check.compare(*runs)
+
+
+def test_command_shows_the_main_numbers_and_ends_with_1_when_one_moved(runs, capsys):
+    arguments = ["--output-dir", str(runs[0]), "--reference", str(runs[1])]
+    run.command_line(check.main, check.Config, arguments)
+    printed = capsys.readouterr().out
+    assert printed.count("  reproduced") == 7 and printed.endswith("10 of 10 numbers reproduced\n")
+    edit(runs[0] / "q2_classifier" / "summary.json", "Q2", values=[0.9])
+    with pytest.raises(SystemExit) as stop:
+        run.command_line(check.main, check.Config, arguments)
+    assert stop.value.code == 1 and "not every number was reproduced" in capsys.readouterr().err
