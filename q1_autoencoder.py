@@ -117,8 +117,8 @@ def main(config: Config) -> dict:
     refuse_collapse(history[-1]["validation"]["mse"], dataset)
     checkpoint.save(step.folder / "model.safetensors", model, config, history[-1])
 
-    saved = checkpoint.load(step.folder / "model.safetensors")
-    model = saved.model.to(step.device, memory_format=torch.channels_last)
+    model = checkpoint.load(step.folder / "model.safetensors").model
+    model.to(step.device, memory_format=torch.channels_last)
     metrics = train.evaluate(model, loss_fn, images.test)
     # What the error is to be compared with: one image for all, and the best linear code of as many numbers.
     train_images, test_images = dataset.train.inputs.cpu().numpy(), dataset.test.inputs.cpu().numpy()
@@ -134,7 +134,7 @@ def main(config: Config) -> dict:
         numbers += run.numbers(name, errors, "test", ("mse", "l1"))
         answer.append(f"{name}: MSE {errors['mse']:.4f}, L1 {errors['l1']:.4f}")
     titles = figures(step.folder, config, history, model, dataset.test)
-    return step.finish(dataset.fingerprint, history, numbers, titles, answer)
+    return step.finish(dataset.fingerprint, history, answer=answer, numbers=numbers, figures=titles)
 
 
 if __name__ == "__main__":

@@ -113,8 +113,8 @@ def main(config: Config) -> dict:
     )
     checkpoint.save(step.folder / "model.safetensors", model, config, history[-1])
 
-    saved = checkpoint.load(step.folder / "model.safetensors")
-    model = saved.model.to(step.device, memory_format=torch.channels_last)
+    model = checkpoint.load(step.folder / "model.safetensors").model
+    model.to(step.device, memory_format=torch.channels_last)
     metrics = train.evaluate(model, loss_fn, dataset.test)
     metrics["averaged_accuracy"] = train.evaluate(Averaged(model, COPIES), loss_fn, dataset.test)["accuracy"]
     numbers = run.numbers("Q2", metrics, "test", ("accuracy", "averaged_accuracy"))
@@ -132,7 +132,7 @@ def main(config: Config) -> dict:
         numbers += run.numbers(name, {"accuracy": accuracy}, "test", ("accuracy",))
         answer.append(f"{name}: {accuracy:.2%}")
     titles = figures(step.folder, config, history, model, dataset.test)
-    return step.finish(dataset.fingerprint, history, numbers, titles, answer)
+    return step.finish(dataset.fingerprint, history, answer=answer, numbers=numbers, figures=titles)
 
 
 if __name__ == "__main__":

@@ -94,8 +94,7 @@ def figures(
     plots.plot_reconstructions(folder / "comparison.png", blocks, torch.arange(10), titles["comparison.png"])
     for name, (_, panels) in CLAIMS.items():
         shown = {
-            panel: {model: found[measure] for model, found in measures.items() if measure in found}
-            for measure, (panel, _) in panels.items()
+            panel: {model: of[key] for model, of in measures.items() if key in of} for key, (panel, _) in panels.items()
         }
         plots.plot_bars(folder / name, shown, titles[name], reference="original")
     return titles
@@ -115,6 +114,7 @@ def main(config: Config) -> dict:
     models = {"Q1": q1.model, "Q3": build(config, q2.model.encoder), "random encoder": build(config, random)}
     loss_fn = partial(loss, minimise=q1.config["loss"])
     recipe = ("batch_size", "learning_rate", "weight_decay", "matrix_learning_rate")  # Q1's
+    settings = {option: q1.config[option] for option in recipe} | {"epochs": config.epochs, "seed": config.seed}
     histories, codes = {}, {}
     for name, model in models.items():
         model.to(step.device, memory_format=torch.channels_last)
@@ -123,18 +123,17 @@ def main(config: Config) -> dict:
         if name == "Q1":
             continue  # it is trained
         before = digest(model.encoder)
-        settings = {option: q1.config[option] for option in recipe} | {"epochs": config.epochs, "seed": config.seed}
         histories[name] = train.fit(model.decoder, loss_fn, encoded.train, encoded.held_out, **settings)
         if digest(model.encoder) != before:
             raise run.RunError(f"{name}: the frozen encoder changed in training; no result was written")
         refuse_collapse(histories[name][-1]["validation"]["mse"], dataset)
     checkpoint.save(step.folder / "model.safetensors", models["Q3"], config, histories["Q3"][-1])
 
-    saved = checkpoint.load(step.folder / "model.safetensors")
-    models["Q3"] = saved.model.to(step.device, memory_format=torch.channels_last)
-    images = dataset.test.inputs
-    reconstructions = {"original": images.cpu().numpy()}
-    reconstructions |= {name: pixels(train.apply(model, images)).cpu().numpy() for name, model in models.items()}
+    models["Q3"] = checkpoint.load(step.folder / "model.safetensors").model
+    models["Q3"].to(step.device, memory_format=torch.channels_last)
+    reconstructions = {"original": dataset.test.inputs.cpu().numpy()}
+    for name, model in models.items():
+        reconstructions[name] = pixels(train.apply(model, dataset.test.inputs)).cpu().numpy()
     pca = f"PCA-{sizes['latent_dim']}"
     both = dataset.train.inputs.cpu().numpy(), reconstructions["original"]
     *codes[pca], reconstructions[pca] = representation.pca_code(*both, sizes["latent_dim"])
@@ -145,7 +144,7 @@ def main(config: Config) -> dict:
         numbers += run.numbers(name, values, "test", ("mse", "within_digit_variance_explained"))
     answer = [representation.verdict(*claim, measures["Q1"], measures["Q3"]) for claim in CLAIMS.values()]
     titles = figures(step.folder, config, histories["Q3"], q1.config["loss"], reconstructions, measures, dataset.test)
-    return step.finish(dataset.fingerprint, histories["Q3"], numbers, titles, answer)
+    return step.finish(dataset.fingerprint, histories["Q3"], answer=answer, numbers=numbers, figures=titles)
 
 
 if __name__ == "__main__":

@@ -92,8 +92,8 @@ def figures(folder: Path, outcomes: Outcomes, few: data.Split, test: data.Split)
     classifiers = {variant: outcomes[variant] for variant in ("scratch, plain", "scratch, augmented")}
     plots.plot_few_shot_curves(folder / "loss.png", classifiers, "cross_entropy", titles["loss.png"])
     plots.plot_few_shot_curves(folder / "accuracy.png", classifiers, "accuracy", titles["accuracy.png"])
-    panel = {"plain": outcomes["autoencoder"]}
-    plots.plot_few_shot_curves(folder / "autoencoder_loss.png", panel, "bce", titles["autoencoder_loss.png"])
+    variant = {"autoencoder": outcomes["autoencoder"]}
+    plots.plot_few_shot_curves(folder / "autoencoder_loss.png", variant, "bce", titles["autoencoder_loss.png"])
     rows = {variant: outcomes[variant] for variant in (*PIXEL_CLASSIFIERS, *classifiers)}
     plots.plot_dots(folder / "comparison.png", rows, titles["comparison.png"])
     model = checkpoint.load(folder / "autoencoder_subset_1.safetensors").model.to(few.inputs.device)
@@ -133,20 +133,20 @@ def main(config: Config) -> dict:
     pca, test_images = f"PCA-{config.latent_dim} of the same images", test.inputs.cpu().numpy()
     for subset in subsets:
         few = dataset.train[subset.indices]
-        few_images = few.inputs.cpu().numpy()
+        images = few.inputs.cpu().numpy()
         for name, baseline in PIXEL_CLASSIFIERS.items():
-            baseline.fit(few_images.reshape(-1, 784), few.targets.cpu())
+            baseline.fit(images.reshape(-1, 784), few.targets.cpu())
             accuracy = baseline.score(test_images.reshape(-1, 784), test.targets.cpu())
             outcomes.setdefault(name, {})[subset.name] = Outcome([], {"test": {"accuracy": accuracy}})
-        reconstructions = representation.pca_code(few_images, test_images, config.latent_dim)[-1]
+        reconstructions = representation.pca_code(images, test_images, config.latent_dim)[-1]
         errors = representation.errors(reconstructions, test_images)
         outcomes.setdefault(pca, {})[subset.name] = Outcome([], {"test": errors})
     answer = [few_shot.overfitting(variant, outcomes[variant]) for variant in ("scratch, plain", "scratch, augmented")]
-    answer.append(few_shot.overfitting("autoencoder", outcomes["autoencoder"], "mse"))
-    answer.append(f"{pca}: test MSE {fmean(few_shot.values(outcomes[pca], 'mse')):.4f}")
+    answer += [few_shot.overfitting("autoencoder", outcomes["autoencoder"], "mse")]
+    answer += [f"{pca}: test MSE {fmean(few_shot.values(outcomes[pca], 'mse')):.4f}"]
     titles = figures(step.folder, outcomes, dataset.train[subsets[1].indices], test)
     numbers = few_shot.numbers(outcomes, ("scratch, plain", "scratch, augmented", *PIXEL_CLASSIFIERS))
-    return step.finish(dataset.fingerprint, few_shot.records(outcomes), numbers, titles, answer)
+    return step.finish(dataset.fingerprint, few_shot.records(outcomes), answer=answer, numbers=numbers, figures=titles)
 
 
 if __name__ == "__main__":

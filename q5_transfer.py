@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -135,12 +136,13 @@ def main(config: Config) -> dict:
     paired.append(few_shot.compared(outcomes, *COMPARISONS[-1], "averaged_accuracy"))
     answer = [few_shot.in_words(difference) for difference in paired]
     answer += [few_shot.overfitting(variant, outcomes[variant]) for variant in VARIANTS if "frozen" not in variant]
-    answer += [f"labels spread by {name}: {few_shot.percent(values)} right" for name, values in shares.items()]
+    answer += [f"labels spread by {name}: {fmean(values):.2%} right" for name, values in shares.items()]
     numbers = few_shot.numbers(outcomes, tuple(VARIANTS))
     for name, values in shares.items():
         numbers += run.numbers(f"labels spread by {name}", {"accuracy": values}, "unlabelled")
     titles = figures(step.folder, outcomes, len(subsets[0].indices))
-    return step.finish(dataset.fingerprint, few_shot.records(outcomes), numbers, titles, answer, paired)
+    fits = few_shot.records(outcomes)
+    return step.finish(dataset.fingerprint, fits, answer=answer, numbers=numbers, figures=titles, paired=paired)
 
 
 if __name__ == "__main__":

@@ -10,51 +10,40 @@ Seed 0 writes to <output-dir>, seed 1 to <output-dir>/seed1.
 """
 
 import dataclasses
-import hashlib
 import shlex
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
-from common import check, download, report, results, run
-from common.download import DATA_DIR, DatasetName
+import tyro
+
+from common import check, data, report, results, run
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A folder of results: the script that fills it, its options, the results it builds on, and about how long it takes
-    on 2 CPU cores in seconds, for the first estimate of what is left.
-    """
+class Step(NamedTuple):
+    """A folder of results, the script and options that fill it, what it builds on, and its seconds on 2 CPU cores."""
 
     folder: str
     script: str
+    options: tuple[str, ...]
+    needs: tuple[str, ...]
     seconds: float
-    options: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
 
 
 STEPS = (
-    Step("q1_autoencoder", "q1_autoencoder.py", 90),
-    Step("q1_undo", "q1_autoencoder.py", 70, options=("--undo",)),
-    Step("q2_classifier", "q2_classifier.py", 65),
-    Step("q3_frozen_decoder", "q3_frozen_decoder.py", 80, needs=("q1_autoencoder", "q2_classifier")),
-    Step("q4_few_shot", "q4_few_shot.py", 50),
-    Step("q5_transfer", "q5_transfer.py", 180, needs=("q1_autoencoder", "q1_undo", "q4_few_shot")),
+    Step("q1_autoencoder", "q1_autoencoder.py", (), (), 90),
+    Step("q1_undo", "q1_autoencoder.py", ("--undo",), (), 70),
+    Step("q2_classifier", "q2_classifier.py", (), (), 65),
+    Step("q3_frozen_decoder", "q3_frozen_decoder.py", (), ("q1_autoencoder", "q2_classifier"), 100),
+    Step("q4_few_shot", "q4_few_shot.py", (), (), 60),
+    Step("q5_transfer", "q5_transfer.py", (), ("q1_autoencoder", "q1_undo", "q4_few_shot"), 220),
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    dataset: DatasetName = "mnist"
-    """Which images; all four have the same shape and split sizes."""
-    data_dir: Path = DATA_DIR
-    """Folder of the raw data files; what is missing is fetched into it."""
-    output_dir: Path = results.REPOSITORY / "outputs"
-    """Folder of the results."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to compute; auto takes a GPU when there is one."""
+class Config(run.Options):
+    seed: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0  # is one of the seeds
     seeds: tuple[int, ...] = (0,)
     """Seeds of every random choice; everything is run once for each."""
     force: bool = False
@@ -63,53 +52,46 @@ class Config:
     """Afterwards compare every number with the published run, and end with 1 if one lies outside its tolerance."""
 
     def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise run.InputError(f"--seeds: got {self.seeds}, expected one or more different seeds")
         for seed in self.seeds:
             run.Options(seed=seed)
-        if 0 not in self.seeds:
-            raise run.InputError(f"--seeds: got {self.seeds}, expected 0 among them, whose figures the report shows")
+        if 0 not in self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise run.InputError(f"--seeds: got {self.seeds}, expected different ones with 0, that of the figures")
         if self.check and self.dataset != "mnist":
             raise run.InputError(
                 f"--check: got --dataset {self.dataset}, expected mnist, of which the published run is"
             )
 
 
-def options(step: Step, config: Config, seed: int) -> list[str]:
-    """Return the options of a step's command that decide about its numbers, in the order of ``run.command``."""
+def command(step: Step, config: Config, seed: int) -> list[str]:
+    """Return a step's command as ``run.command`` writes it down: without folders and device."""
     chosen = ["--dataset", config.dataset] if config.dataset != "mnist" else []
-    return chosen + (["--seed", str(seed)] if seed else []) + list(step.options)
+    return ["python", step.script, *chosen, *(["--seed", str(seed)] if seed else []), *step.options]
 
 
 def is_current(step: Step, config: Config, seed: int, fingerprint: str) -> bool:
     """Return whether the step's results are there and would come out the same again."""
     folder = report.seed_folder(config.output_dir, seed)
-    written = results.read_config(folder / step.folder)
-    upstream = {name: results.read_config(folder / name) for name in step.needs}
-    if written is None or None in upstream.values():
+    written, *upstream = (results.read_config(folder / name) for name in (step.folder, *step.needs))
+    if written is None or None in upstream:
         return False
     expected = {
-        "command": shlex.join(["python", step.script, *options(step, config, seed)]),
+        "command": shlex.join(command(step, config, seed)),
         "versions": results.versions(),
         "data_sha256": fingerprint,
-        "upstream_sha256": {name: results.result_sha256(needed) for name, needed in upstream.items()},
+        "upstream_sha256": dict(zip(step.needs, map(results.result_sha256, upstream), strict=True)),
         "code_sha256": results.code_sha256(results.REPOSITORY / step.script),
     }
     return expected == {name: written.get(name) for name in expected}
 
 
 def run_step(step: Step, config: Config, seed: int) -> str:
-    """Run a step in a process of its own and return the first line of its answer. SystemExit with its code if it fails,
-    after it has said why.
+    """Run a step in a process of its own and return the first line of its answer. If it fails, it has said why, and
+    this process ends with its exit code.
     """
-    line = [
-        sys.executable,
-        str(results.REPOSITORY / step.script),
-        *options(step, config, seed),
-        "--device",
-        config.device,
-    ]
-    line += ["--data-dir", str(config.data_dir), "--output-dir", str(report.seed_folder(config.output_dir, seed))]
+    folder = report.seed_folder(config.output_dir, seed)
+    _, script, *options = command(step, config, seed)
+    line = [sys.executable, str(results.REPOSITORY / script), *options, "--device", config.device]
+    line += ["--data-dir", str(config.data_dir), "--output-dir", str(folder)]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, encoding="utf-8")
     try:
         printed, _ = process.communicate()
@@ -126,24 +108,18 @@ def run_step(step: Step, config: Config, seed: int) -> str:
 def main(config: Config) -> None:
     """Run every step of every seed that is not current, write the report, compare."""
     started = time.perf_counter()
-    try:
-        files, _ = download.prepare(config.dataset, config.data_dir)
-    except OSError as error:
-        raise run.InputError(str(error)) from error
-    fingerprint = hashlib.sha256(b"".join(files)).hexdigest()
+    fingerprint = data.load(config.dataset, config.data_dir).fingerprint
     jobs = [(seed, step) for seed in config.seeds for step in STEPS]
-    seconds = {step.folder: step.seconds for step in STEPS}
     for number, (seed, step) in enumerate(jobs):
         title = f"[{number + 1}/{len(jobs)}] {step.folder}, seed {seed}"
         if not config.force and is_current(step, config, seed, fingerprint):
             print(f"{title}: finished and unchanged")
             continue
-        left = sum(seconds[later.folder] for _, later in jobs[number:]) / 60
-        print(f"{title}: running, at most about {left:.0f} minutes left", flush=True)
+        left = sum(later.seconds for _, later in jobs[number:]) / 60
+        print(f"{title}: running, about {left:.0f} minutes left", flush=True)
         step_started = time.perf_counter()
         answer = run_step(step, config, seed)
-        seconds[step.folder] = time.perf_counter() - step_started
-        print(f"    {seconds[step.folder]:.0f} s; {answer}", flush=True)
+        print(f"    {time.perf_counter() - step_started:.0f} s; {answer}", flush=True)
     path = report.write(config.output_dir)
     print(f"{(time.perf_counter() - started) / 60:.1f} minutes; report: {path}")
     if config.check:

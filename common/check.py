@@ -2,16 +2,13 @@
 
 python -m common.check    # seconds; ends with 1 when a number lies outside its tolerance or is missing
 
-A number may lie from the published one, which is of seed 0, by 5 times its standard deviation over the published seeds,
-and by at least 3 % of it, 0.3 points of an accuracy, 0.02 of an R^2 or a ratio: a run on 1 thread in the place of 2 has
-all its numbers within these.
+A number may lie from the published one, which is of seed 0, by 5 standard deviations over the published seeds and by
+at least 3 % of it, 0.3 points of an accuracy, 0.02 of an R^2 or a ratio. A run on 1 thread, not 2, keeps to these.
 """
 
 import dataclasses
-import json
 import statistics
 from pathlib import Path
-from typing import Any
 
 from common import report, run
 
@@ -19,61 +16,42 @@ DEVIATIONS, FRACTION, POINTS, SHARE = 5, 0.03, 0.003, 0.02
 
 
 def compare(output_dir: Path, reference: Path) -> tuple[str, bool]:
-    """Compare the first seed's numbers in ``output_dir`` with those of the published run in ``reference``, and return
-    a table and whether all lie within their tolerance. Raises InputError when one of the two is not there.
+    """Compare the first seed's numbers in ``output_dir`` with those of seeds.json in ``reference``, and return a table
+    and whether all lie within their tolerance. Raises InputError when one of the two is not there.
     """
-    published, results = _published(reference), report.read(output_dir)
-    fresh = report.pool({step: by_seed[:1] for step, by_seed in results.items()})
+    remedy = "get that of the published run, the repository's outputs/reference"
+    published = report.read_json(reference / "seeds.json", ("code_sha256", "numbers"), remedy)
+    fresh = report.pool({step: by_seed[:1] for step, by_seed in report.read(output_dir).items()})
     fresh_means = {report.key(number): _means(number)[0] for number in fresh["numbers"]}
-    lines, reproduced = [], 0
+    lines, reproduced, count = [], 0, len(published["numbers"])
     for number in published["numbers"]:
-        mean, tolerance = _means(number)[0], _tolerance(number)
-        fresh_mean = fresh_means.get(report.key(number))
+        mean, tolerance, fresh_mean = _means(number)[0], _tolerance(number), fresh_means.get(report.key(number))
         within = fresh_mean is not None and abs(fresh_mean - mean) <= tolerance
         reproduced += within
         if number["headline"] or not within:
             name = "{step}: {model}, {measure}, {split}".format(**number)
-            fresh_text = "missing" if fresh_mean is None else f"{fresh_mean:.4f}"
-            verdict = "reproduced" if within else "NOT reproduced"
-            lines.append(f"{name:70} {mean:9.4f} {fresh_text:>9} ± {tolerance:.4f}  {verdict}")
+            fresh_text, verdict = ("missing" if fresh_mean is None else f"{fresh_mean:.4f}"), ("" if within else "NOT ")
+            lines.append(f"{name:70} {mean:9.4f} {fresh_text:>9} ± {tolerance:.4f}  {verdict}reproduced")
     changed = [step for step, code in published["code_sha256"].items() if fresh["code_sha256"].get(step, code) != code]
     if changed:
         lines.append(f"the code that makes the numbers is not that of the published run: {', '.join(changed)}")
-    count = len(published["numbers"])
     heading = f"{'number (the main ones, and those not reproduced)':70} published     fresh  tolerance"
     return "\n".join([heading, *lines, f"{reproduced} of {count} numbers reproduced"]), reproduced == count
 
 
-def _published(reference: Path) -> dict[str, Any]:
-    path = reference / "seeds.json"
-    remedy = "expected that of the published run: get the repository's outputs/reference"
-    try:
-        published = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise run.InputError(f"{path}: got {error}, {remedy}") from error
-    if "code_sha256" not in published or not published.get("numbers"):
-        raise run.InputError(f"{path}: got no numbers or no code_sha256, {remedy}")
-    return published
-
-
-def _means(number: dict[str, Any]) -> list[float]:
-    """Return the mean over a number's values for each seed; the first seed, whose figures are shown, is 0."""
+def _means(number: dict) -> list[float]:  # over the values of each seed; the first seed is 0
     return [statistics.fmean(values) for values in number["values"].values()]
 
 
-def _tolerance(number: dict[str, Any]) -> float:
-    means = _means(number)
+def _tolerance(number: dict) -> float:
+    means, unit = _means(number), number["unit"]
     deviation = statistics.stdev(means) if len(means) > 1 else 0.0
-    least = POINTS if number["unit"].startswith("accuracy") else FRACTION * abs(means[0])
-    if number["unit"].startswith(("R^2", "ratio")):
-        least = max(least, SHARE)
-    return max(DEVIATIONS * deviation, least)
+    least = POINTS if unit.startswith("accuracy") else FRACTION * abs(means[0])
+    return max(DEVIATIONS * deviation, least, SHARE if unit.startswith(("R^2", "ratio")) else 0.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    output_dir: Path = run.REPOSITORY / "outputs"
-    """Folder of the results."""
+class Config(report.Config):
     reference: Path = run.REPOSITORY / "outputs" / "reference"
     """Folder of the published run, of which seeds.json is read."""
 

@@ -16,10 +16,7 @@ from common import models
 from common.run import InputError, Options
 
 # The only classes a checkpoint may name.
-BUILDABLE = {
-    built.__name__: built
-    for built in (models.Encoder, models.Decoder, models.Autoencoder, models.Head, models.Classifier)
-}
+BUILDABLE = {name: getattr(models, name) for name in ("Encoder", "Decoder", "Autoencoder", "Head", "Classifier")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +52,16 @@ def load(path: Path, model_class: type[nn.Module] = nn.Module) -> Checkpoint:
         raw = path.read_bytes()
         weights = parse_tensors(raw)
         content = json.loads(_metadata(raw)["checkpoint"])
-        sha256 = content.pop("sha256")
-        if sha256 != _digest(content, weights):
+        if content.pop("sha256") != _digest(content, weights):
             raise ValueError("weights or description do not fit their sha256")
         model = _build(content["model"])
         if not isinstance(model, model_class):
             raise ValueError(f"got a {type(model).__name__}, expected a {model_class.__name__}")
         model.load_state_dict(weights)  # strict: the error names the keys
+        return Checkpoint(model.eval(), content["config"], content["metrics"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"cannot use {path} ({type(error).__name__}: {reason}): run its script again") from error
-    return Checkpoint(model.eval(), content["config"], content["metrics"])
 
 
 def _metadata(raw: bytes) -> dict[str, str]:
@@ -83,10 +79,8 @@ def _describe(value: Any) -> Any:
     """Turn a model into its class name and constructor arguments, the models among them likewise."""
     if not isinstance(value, nn.Module):
         return value
-    return {
-        "class": type(value).__name__,
-        "arguments": {name: _describe(part) for name, part in value.arguments.items()},
-    }
+    arguments = {name: _describe(part) for name, part in value.arguments.items()}
+    return {"class": type(value).__name__, "arguments": arguments}
 
 
 def _build(description: Any) -> Any:

@@ -22,8 +22,7 @@ FIRST_IMAGES = 100  # the report's few examples
 class Split:
     """Inputs (N, ...) and what is wanted for each, targets (N, ...), on one device. Indexing gives a part of it.
 
-    A dataset's own splits hold images (N, 1, 28, 28) float32 in [0, 1] and labels (N,) int64; an autoencoder's
-    targets are images, a decoder's inputs are latents (N, D).
+    A dataset holds images (N, 1, 28, 28) float32 in [0, 1] and labels (N,) int64; an autoencoder's targets are images.
     """
 
     inputs: Tensor
@@ -59,12 +58,9 @@ class Dataset:
 def load(dataset: str, data_dir: Path, device: torch.device | str = "cpu") -> Dataset:
     """Load ``dataset`` ("mnist", "fashion-mnist", "kmnist", "qmnist"), fetching what is missing into ``data_dir``.
 
-    The 60,000 training images give 55,000 train and 5,000 validation images, the same ones for every script and
-    seed: validation is drawn by a fixed seeded permutation from all but the first 100, and train keeps the order of
-    the file, so that the first 100 training images are those of the file (the report's few examples). The test
-    split has 10,000 images.
-
-    Raises InputError when the files cannot be had.
+    The 60,000 training images give 55,000 train and 5,000 validation images, the same for every script and seed:
+    validation is drawn from all but the first 100, and train keeps the order of the file, so that its first 100 are the
+    report's few examples. The test split has 10,000 images. Raises InputError when the files cannot be had.
     """
     try:
         files, _ = download.prepare(dataset, data_dir)
@@ -75,10 +71,10 @@ def load(dataset: str, data_dir: Path, device: torch.device | str = "cpu") -> Da
     is_validation = torch.zeros(len(images), dtype=torch.bool)
     is_validation[order[:VALIDATION_IMAGES]] = True
     return Dataset(
-        train=_split(images[~is_validation], labels[~is_validation], device),
-        validation=_split(images[is_validation], labels[is_validation], device),
-        test=_split(test_images[:TEST_IMAGES], test_labels[:TEST_IMAGES], device),
-        fingerprint=hashlib.sha256(b"".join(files)).hexdigest(),
+        _split(images[~is_validation], labels[~is_validation], device),
+        _split(images[is_validation], labels[is_validation], device),
+        _split(test_images[:TEST_IMAGES], test_labels[:TEST_IMAGES], device),
+        hashlib.sha256(b"".join(files)).hexdigest(),
     )
 
 
@@ -91,17 +87,16 @@ def batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterat
 
 
 def balanced(labels: Tensor, shots: int, seed: int) -> Tensor:
-    """Draw ``shots`` training indices per digit at random from ``seed``: (10 * shots,) int64.
+    """Draw ``shots`` training indices per digit at random from ``seed``: (10 * shots,) int64, digits 0 to 9 in turn.
 
-    Subsets of one seed are nested: the first 10 * k indices of a larger one are the subset of k shots; each ten hold
-    the digits 0 to 9 in order. Raises InputError when a digit has fewer images than ``shots``.
+    The first 10 * k of one seed are its subset of k shots. Raises InputError when a digit has fewer images than asked.
     """
     columns = []
     for digit in range(10):
         members = torch.nonzero(labels.cpu() == digit).flatten()
         if shots > len(members):
             raise InputError(
-                f"--shots: got {shots}, expected 1 to {len(members)}, the number of training images of digit {digit}"
+                f"--shots: got {shots}, expected 1 to {len(members)}, the training images of digit {digit}"
             )
         order = torch.randperm(len(members), generator=generator(seed, f"balanced draw/{digit}"))
         columns.append(members[order[:shots]])

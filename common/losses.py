@@ -10,9 +10,7 @@ from common.run import RunError
 
 
 def reconstruction_errors(logits: Tensor, images: Tensor) -> dict[str, Tensor]:
-    """Return "l1", "mse" and "bce" (nats) of reconstructions against images (B, 1, 28, 28) in [0, 1], each a mean over
-    batch and pixels. The reconstruction is sigmoid(logits).
-    """
+    """Return "l1", "mse" and "bce" (nats) of sigmoid(logits) against images (B, 1, 28, 28) in [0, 1]: pixel means."""
     reconstructions = pixels(logits)
     return {
         "l1": F.l1_loss(reconstructions, images),
@@ -33,9 +31,7 @@ def minimised(errors: dict[str, Tensor], images: Tensor, name: str) -> Tensor:
 
 
 def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return "cross_entropy" (nats) and "accuracy" (a fraction) of logits (B, K) for labels (B,), means over the
-    batch.
-    """
+    """Return "cross_entropy" (nats) and "accuracy" (a fraction) of logits (B, K) for labels (B,), means over B."""
     accuracy = (logits.argmax(1) == labels).float().mean()
     return {"cross_entropy": F.cross_entropy(logits, labels), "accuracy": accuracy}
 

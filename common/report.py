@@ -3,32 +3,25 @@
 python -m common.report    # seconds; what is missing is named, with the command that makes it
 """
 
-import base64
 import dataclasses
 import json
-import math
+import operator
 import os
 import shlex
 import statistics
+from base64 import b64encode
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Template
 
 from common import few_shot, run
 
 STEPS = ("q1_autoencoder", "q1_undo", "q2_classifier", "q3_frozen_decoder", "q4_few_shot", "q5_transfer")
-ANCHORS = [
-    ("same task by others", "61.5% scratch, 75.9% transferred", "first 100 images, one run"),
-    ("a public repository of the same task", "67.2% scratch, 76.7% transferred", "first 100 images, 50 epochs"),
-    ("supervised CNN", "84.62% ± 0.42", "100 labels, spread as published"),
-    ("SimCLR pretraining, fine-tuned", "91.94% ± 0.30", "100 labels, spread as published"),
-    ("M1+TSVM (Kingma et al. 2014)", "88.18%", "100 labels"),
-    ("ladder network, joint semi-supervised training", "98.94% ± 0.37", "100 labels"),
-]
 CONFIG_KEYS = ("options", "command", "device", "threads", "versions", "data_sha256", "code_sha256", "git_commit")
 SUMMARY_KEYS = ("question", "answer", "numbers", "figures", "seconds")
 VARYING_OPTIONS = ("seed", "device", "data_dir", "output_dir")  # may differ among the seeds that are pooled
+key = operator.itemgetter("step", "model", "measure", "split")  # what names a number
 EQUAL = 1e-6  # standard deviation as a fraction of the mean, up to which values count as equal
 
 
@@ -47,86 +40,58 @@ def read(output_dir: Path) -> dict[str, list[Result]]:
     """Return the results in ``output_dir`` by step, one for each seed: the first is ``output_dir``'s own, the others
     those of seed1, seed2, ... under the same options, code, data and versions. InputError for none, or a damaged file.
     """
-    seeds = sorted(int(path.name[4:]) for path in output_dir.glob("seed*") if path.name[4:].isdecimal())
-    seed_folders = [seed_folder(output_dir, seed) for seed in (0, *seeds)]
-    steps: dict[str, list[Result]] = {}
+    steps, remedy = {}, "run its script again or remove its folder"
     for step in sorted(path.parent.name for path in output_dir.glob("q[1-9]_*/config.json")):
         by_seed: dict[int, Result] = {}
-        for folder in (path / step for path in seed_folders if (path / step / "config.json").exists()):
-            config = _read_json(folder / "config.json", CONFIG_KEYS)
-            first = next(iter(by_seed.values()), None)
-            seed = config["options"]["seed"]
-            if first is None or (seed not in by_seed and _conditions(config) == _conditions(first.config)):
-                by_seed[seed] = Result(folder, config, _read_json(folder / "summary.json", SUMMARY_KEYS))
+        conditions = []
+        others = sorted(path.parent for path in output_dir.glob(f"seed*/{step}/config.json"))
+        for folder in [output_dir / step, *others]:
+            config = read_json(folder / "config.json", CONFIG_KEYS, remedy)
+            options, seed = config["options"] | dict.fromkeys(VARYING_OPTIONS), config["options"]["seed"]
+            conditions.append((options, config["code_sha256"], config["data_sha256"], config["versions"]))
+            if conditions[-1] == conditions[0] and seed not in by_seed:
+                by_seed[seed] = Result(folder, config, read_json(folder / "summary.json", SUMMARY_KEYS, remedy))
         steps[step] = list(by_seed.values())
     if not steps:
         raise run.InputError(f"{output_dir}: got no results, expected some: make them with `python reproduce.py`")
     return steps
 
 
-def _conditions(config: dict[str, Any]) -> tuple:  # that seeds must share to be pooled
-    options = {name: value for name, value in config["options"].items() if name not in VARYING_OPTIONS}
-    return options, config["code_sha256"], config["data_sha256"], config["versions"]
-
-
-def _read_json(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    remedy = f"expected JSON with {', '.join(keys)}; run its script again or remove its folder"
+def read_json(path: Path, keys: tuple[str, ...], remedy: str) -> dict[str, Any]:
+    """Return the content of a JSON file; InputError, with ``remedy``, unless it can be read and has all ``keys``."""
     try:
         content = json.loads(path.read_text("utf-8"))
+        if absent := [name for name in keys if name not in content]:
+            raise ValueError(f"no {absent[0]}")
     except (OSError, ValueError) as error:
-        raise run.InputError(f"{path}: got {error}, {remedy}") from error
-    if absent := [name for name in keys if name not in content]:
-        raise run.InputError(f"{path}: got no {absent[0]}, {remedy}")
+        raise run.InputError(f"{path}: got {error}, expected JSON with {', '.join(keys)}; {remedy}") from error
     return content
 
 
 def pool(steps: dict[str, list[Result]]) -> dict[str, Any]:
-    """Return what seeds.json holds of the results that ``read`` returned: the hash of each step's code, every number
-    with its values by seed, and the paired differences over the values of all seeds.
-    """
+    """Return what seeds.json holds: each step's code hash, numbers with values by seed, paired differences of all."""
     numbers: dict[tuple, dict[str, Any]] = {}
+    paired = []
     for step, results in steps.items():
-        for result in results:
-            for entry in result.summary["numbers"]:
+        for _, config, summary in results:
+            for entry in summary["numbers"]:
                 kept = {name: entry[name] for name in ("model", "measure", "split", "unit", "headline")}
                 number = numbers.setdefault(key({"step": step, **entry}), {"step": step, **kept, "values": {}})
-                number["values"][str(result.config["options"]["seed"])] = entry["values"]
-    return {
-        "code_sha256": {step: results[0].config["code_sha256"] for step, results in steps.items()},
-        "numbers": list(numbers.values()),
-        "paired": [
-            {"step": step, **_pooled_difference(numbers, step, entry)}
-            for step, results in steps.items()
-            for entry in results[0].summary.get("paired", ())
-        ],
-    }
+                number["values"][str(config["options"]["seed"])] = entry["values"]
+        for entry in results[0].summary.get("paired", ()):
+            sides = (numbers[step, model, entry["measure"], "test"] for model in (entry["after"], entry["before"]))
+            paired.append({"step": step, **entry, **few_shot.paired(*map(_all_values, sides))})
+    code = {step: results[0].config["code_sha256"] for step, results in steps.items()}
+    return {"code_sha256": code, "numbers": list(numbers.values()), "paired": paired}
 
 
-def key(number: dict[str, Any]) -> tuple[str, ...]:
-    """Return what names a number."""
-    return tuple(number[name] for name in ("step", "model", "measure", "split"))
-
-
-def _pooled_difference(numbers: dict[tuple, dict], step: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """Return a paired difference of the first seed's summary over the seeds that have both sides, on test images. A
-    side may be of another step, as Q4's classifiers are in Q5; where that is not there, the difference stays as it is.
-    """
-    sides = []
-    for model in (entry["after"], entry["before"]):
-        keys = [(name, model, entry["measure"], "test") for name in (step, *STEPS)]
-        sides.append(next((numbers[name]["values"] for name in keys if name in numbers), {}))
-    seeds = [seed for seed in sides[0] if seed in sides[1]]
-    after, before = ([value for seed in seeds for value in side[seed]] for side in sides)
-    if not seeds:
-        return entry
-    difference = few_shot.paired(after, before)
-    finite = {name: value if math.isfinite(value) else None for name, value in difference.items()}  # one pair: no range
-    return {name: entry[name] for name in ("after", "before", "measure")} | finite
+def _all_values(number: dict[str, Any]) -> list[float]:
+    return [value for of_seed in number["values"].values() for value in of_seed]
 
 
 def summarise(number: dict[str, Any]) -> dict[str, Any]:
     """Return a number of ``pool`` with mean, std (None for one value or equal ones) and n of all its values."""
-    values = [value for of_seed in number["values"].values() for value in of_seed]
+    values = _all_values(number)
     mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
     return number | {"mean": mean, "std": std if std > EQUAL * abs(mean) else None, "n": len(values)}
 
@@ -142,61 +107,48 @@ def worded(entry: dict[str, Any]) -> str:
 def write(output_dir: Path) -> Path:
     """Write seeds.json and report.html from what is in ``output_dir``, and return the page's path."""
     steps = read(output_dir)
-    pooled = pool(steps)
-    firsts = {step: results[0] for step, results in steps.items()}
-    options = next(iter(firsts.values())).config["options"]
-    summaries = [summarise(number) for number in pooled["numbers"]]
-    loader = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=loader, autoescape=True, trim_blocks=True).get_template("report.html")
+    pooled, firsts = pool(steps), {step: results[0] for step, results in steps.items()}
+    numbers = [summarise(number) for number in pooled["numbers"]]
+    configs = [first.config for first in firsts.values()]
+    template = Template(Path(__file__).with_name("report.html").read_text("utf-8"), autoescape=True, trim_blocks=True)
     text = template.render(
         seeds=max(map(len, steps.values())),
-        missing={step: _remedy(step, output_dir, options) for step in STEPS if step not in steps},
-        headlines=[number for number in summaries if number["headline"]],
-        sections=[_section(step, first, summaries, pooled["paired"]) for step, first in firsts.items()],
-        anchors=ANCHORS,
-        environment=_environment([first.config for first in firsts.values()]),
+        missing={step: _remedy(step, output_dir, configs[0]["options"]) for step in STEPS if step not in steps},
+        numbers=numbers,
+        sections=[_section(step, first, numbers) for step, first in firsts.items()],
+        paired=pooled["paired"],
+        environment={  # of each step
+            "dataset": [config["options"]["dataset"] for config in configs],
+            "versions": [", ".join(map(" ".join, config["versions"].items())) for config in configs],
+            "device, threads": [f"{config['device']}, {config['threads']}" for config in configs],
+            "data, sha256": [config["data_sha256"] for config in configs],
+            "commit": [config["git_commit"] or "unknown" for config in configs],
+        },
         worded=worded,
     )
     _write_whole(output_dir / "seeds.json", json.dumps(pooled, indent=1, allow_nan=False) + "\n")
     return _write_whole(output_dir / "report.html", text)
 
 
-def _environment(configs: list[dict[str, Any]]) -> dict[str, str]:
-    """Return what all steps ran on and with, once where they agree."""
-    lines = {
-        "dataset": [config["options"]["dataset"] for config in configs],
-        "versions": [", ".join(map(" ".join, config["versions"].items())) for config in configs],
-        "device, threads": [f"{config['device']}, {config['threads']}" for config in configs],
-        "data, sha256": [config["data_sha256"] for config in configs],
-        "commit": [config["git_commit"] or "unknown" for config in configs],
-    }
-    return {name: "; ".join(dict.fromkeys(texts)) for name, texts in lines.items()}
-
-
 def _remedy(step: str, output_dir: Path, options: dict[str, Any]) -> str:
     """Return the command that makes a missing step, with the dataset, seed and folder of the others."""
-    chosen = {"dataset": options["dataset"], "seed": options["seed"], "output-dir": str(output_dir.resolve())}
+    options = options | {"output-dir": str(output_dir.resolve())}
     usual = {"dataset": "mnist", "seed": 0, "output-dir": str(run.REPOSITORY / "outputs")}
-    words = [f"--{name} {shlex.quote(str(value))}" for name, value in chosen.items() if value != usual[name]]
-    return " ".join([f"python {step}.py".replace("q1_undo.py", "q1_autoencoder.py --undo"), *words])
+    words = [f"--{name} {shlex.quote(str(options[name]))}" for name in usual if options[name] != usual[name]]
+    return " ".join([f"python {run.MADE_BY.get(step, f'{step}.py')}", *words])
 
 
-def _section(step: str, first: Result, summaries: list[dict], paired: list[dict]) -> dict[str, Any]:
+def _section(step: str, first: Result, numbers: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what the page shows of a step: its script's texts and figures for the first seed, numbers of all."""
-    on_test = {(n["model"], n["measure"]): n for n in summaries if n["step"] == step and n["split"] == "test"}
-    models, measures = (list(dict.fromkeys(names)) for names in zip(*on_test, strict=True)) if on_test else ((), ())
-    cells = [[on_test.get((model, measure)) for model in models] for measure in measures]
-    columns, rows = models, list(zip(measures, cells, strict=True))
-    if len(measures) < len(models):
-        columns, rows = measures, list(zip(models, zip(*cells, strict=True), strict=True))
+    on_test = {key(number)[1:3]: number for number in numbers if (number["step"], number["split"]) == (step, "test")}
+    models, measures = (list(dict.fromkeys(names)) for names in zip(*on_test, strict=True))
+    columns, names = sorted((models, measures), key=len)  # the narrower table
+    rows = {name: [on_test.get((name, column)) or on_test.get((column, name)) for column in columns] for name in names}
     try:
-        images = {
-            name: base64.b64encode((first.folder / name).read_bytes()).decode() for name in first.summary["figures"]
-        }
+        images = {name: b64encode((first.folder / name).read_bytes()).decode() for name in first.summary["figures"]}
     except OSError as error:
         raise run.InputError(f"{error.filename}: got no figure, expected one: run its script again") from error
-    differences = [entry for entry in paired if entry["step"] == step]
-    return {"step": step, "result": first, "images": images, "columns": columns, "rows": rows, "paired": differences}
+    return {"step": step, "result": first, "images": images, "columns": columns, "rows": rows}
 
 
 def _write_whole(path: Path, text: str) -> Path:

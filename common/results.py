@@ -39,13 +39,9 @@ def begin(target: Path) -> Path:
     if target.is_file():
         raise NotADirectoryError(errno.ENOTDIR, "a file is in the way")
     _sweep(target)
-    folder = _beside(target)
+    folder = target.with_name(f".{target.name}-{os.getpid()}")
     folder.mkdir()
     return folder
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}-{os.getpid()}")
 
 
 def swap_in(folder: Path, target: Path) -> None:
@@ -78,16 +74,12 @@ def _sweep(target: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    if process == os.getpid():
-        return False  # an earlier run of this process
-    if os.name == "nt":
-        return True  # there, asking would end it
+    if process == os.getpid() or os.name == "nt":  # an earlier run of this process; on Windows, asking would end it
+        return os.name == "nt"
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    except OSError as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
@@ -112,8 +104,8 @@ def versions() -> dict[str, str]:
 
 
 def code_sha256(script: Path) -> str:
-    """Return one sha256 of the code that makes a script's numbers: the script and the modules of common/ it imports,
-    and those they import, but not the figures' (plots). Comments and docstrings do not count.
+    """Return one sha256 of the code that makes a script's numbers: the script and the modules of common/ that it or
+    they import, but not plots. Comments and docstrings do not count.
     """
     total, waiting, seen = hashlib.sha256(), [script], set()
     while waiting:
@@ -126,11 +118,13 @@ def code_sha256(script: Path) -> str:
                 paths = {REPOSITORY / "common" / f"{name}.py" for name in names if name != "plots"}
                 waiting += sorted(paths - seen - set(waiting))
             if isinstance(getattr(node, "body", None), list):
-                node.body = [
-                    n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))
-                ]
+                node.body = [line for line in node.body if not _is_text(line)]
         total.update(f"{path.name} {ast.dump(tree)}\n".encode())
     return total.hexdigest()
+
+
+def _is_text(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
 
 
 def git_commit() -> str | None:

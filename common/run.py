@@ -14,7 +14,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,29 +27,29 @@ from common.results import REPOSITORY
 
 MADE_BY = {"q1_undo": "q1_autoencoder.py --undo"}  # results whose name is not their script's
 # What an option may be; the others are whole numbers from 1 or other numbers from 0.
-LIMITS = {
-    "seed": (0, 2**32 - 1),  # scikit-learn takes no more
-    "latent_dim": (2, 784),
-    "subsets": (2, 999),
-    "learning_rate": (1e-9, math.inf),
-    "label_smoothing": (0, 1),
-}
+LIMITS = {"seed": (0, 2**32 - 1), "latent_dim": (2, 784), "subsets": (2, 999)}  # scikit-learn takes no larger seed
+LIMITS |= {"learning_rate": (1e-9, math.inf), "label_smoothing": (0, 1)}
 UNITS = {
     "l1": "L1 per pixel, pixels in [0, 1]",
     "mse": "MSE per pixel, pixels in [0, 1]",
     "bce": "binary cross-entropy per pixel (nats)",
     "cross_entropy": "cross-entropy (nats)",
     "accuracy": "accuracy (fraction)",
-}
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+    "r2": "R^2",
+}  # by how a measure's name ends
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
 
 class InputError(Exception):
-    """The user's mistake: one line with what was found, what was expected and what to do; exit code 2."""
+    """The user's mistake: one line with what was found, what was expected and what to do."""
+
+    exit_code = 2
 
 
 class RunError(Exception):
-    """The input was fine but the run has no result worth keeping: a collapse, a non-finite loss; exit code 1."""
+    """The input was fine but the run has no result worth keeping: a collapse, a non-finite loss."""
+
+    exit_code = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,42 +84,36 @@ def require_limits(options: Any) -> None:
 def command_line(main: Callable[[Any], Any], config_class: type, arguments: list[str] | None = None) -> None:
     """Parse the command line into ``config_class`` and call ``main`` with it.
 
-    The user's mistakes and a disk that takes no more end as one line on stderr with exit code 2, a failed run with 1,
-    Ctrl-C with 130. Every other exception keeps its traceback. What an unfinished run wrote is removed.
+    An InputError or RunError, a disk that takes no more (2) and Ctrl-C (130) end as one line on stderr. Every other
+    exception keeps its traceback. What an unfinished run wrote is removed.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no "±" shows "?"
-    config = None
+    config, interrupted = None, 0
     try:
         config = parse(config_class, inspect.getmodule(main).__doc__, arguments)
         main(config)
-    except InputError as error:
-        sys.exit(_say(error, 2))
-    except RunError as error:
-        sys.exit(_say(error, 1))
+    except (InputError, RunError) as error:
+        sys.exit(_say(error, error.exit_code))
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        sys.exit(
-            _say(f"cannot write {error.filename or 'the results'} ({error.strerror}); earlier results are kept", 2)
-        )
+        path = error.filename or "the results"
+        sys.exit(_say(f"cannot write {path} ({error.strerror}); earlier results are kept", 2))
     except (MemoryError, torch.OutOfMemoryError):
         sys.exit(_say("out of memory; try a smaller --batch-size, or --device cpu if it was a GPU's", 1))
     except KeyboardInterrupt:
-        _say("interrupted; earlier results are kept, and the same command starts again", 130)
-        if isinstance(config, Options):
-            results.remove_unfinished(config.output_dir)
-        os._exit(130)  # at once: fits in other threads have nothing to lose
+        interrupted = _say("interrupted; earlier results are kept, and the same command starts again", 130)
     finally:
         if isinstance(config, Options):
             results.remove_unfinished(config.output_dir)
+    if interrupted:
+        os._exit(interrupted)  # at once: fits in other threads have nothing to lose
 
 
 def parse(config_class: type, description: str | None, arguments: list[str] | None = None) -> Any:
-    """Build a ``config_class`` from command-line arguments (the process's if None), with ``description`` as help.
-    Raises InputError for an unknown option or an impossible value.
-    """
+    """Build a ``config_class`` from command-line arguments; InputError for an unknown option or an impossible value."""
     boxed = io.StringIO()
     try:
         with contextlib.redirect_stderr(boxed):
@@ -146,9 +140,7 @@ def device(name: str) -> torch.device:
         name = next(kind for kind, usable in available.items() if usable)
     if not available[name]:
         usable = ", ".join(kind for kind, usable in available.items() if usable)
-        raise InputError(
-            f"--device: got {name}, which PyTorch does not find on this machine; expected auto or {usable}"
-        )
+        raise InputError(f"--device: got {name}, which PyTorch does not find here; expected auto or {usable}")
     torch.backends.cudnn.deterministic = True
     return torch.device(name)
 
@@ -159,27 +151,18 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def numbers(
-    model: str, metrics: dict[str, float | list[float]], split: str, headline: tuple[str, ...] = ()
-) -> list[dict[str, Any]]:
-    """Return metrics (name -> the value of one run, or of several) as the entries of summary.json: whose they are,
-    measure, split and unit; mean, std (of the sample, None for one run), n and values. ``headline`` names those that
-    the report opens with.
+def numbers(model: str, metrics: dict[str, Any], split: str, headline: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Return metrics (name -> the value of one run, or a list of several) as entries of summary.json, with mean, std
+    (of the sample, None for one run), n and unit. ``headline`` names those that the report opens with.
     """
     entries = []
     for measure, value in metrics.items():
         values = value if isinstance(value, list) else [value]
-        entry = {"model": model, "measure": measure, "split": split, "unit": _unit(measure)}
-        std = statistics.stdev(values) if len(values) > 1 else None
-        entry |= {"mean": statistics.fmean(values), "std": std, "n": len(values), "values": values}
-        entries.append(entry | {"headline": measure in headline})
+        spread = {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+        kind = next((kind for kind in UNITS if measure.endswith(kind)), None)
+        whose = {"model": model, "measure": measure, "split": split, "unit": UNITS.get(kind, "ratio")}
+        entries.append(whose | spread | {"n": len(values), "values": values, "headline": measure in headline})
     return entries
-
-
-def _unit(measure: str) -> str:
-    if measure in UNITS:
-        return UNITS[measure]
-    return UNITS["accuracy"] if measure.endswith("accuracy") else "R^2" if measure.endswith("r2") else "ratio"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,37 +176,22 @@ class Step:
     upstream: dict[str, str]
     started: float
 
-    def finish(
-        self,
-        fingerprint: str,
-        history: list[dict],
-        numbers: list[dict],
-        figures: dict[str, str],
-        answer: list[str],
-        paired: Sequence[dict] = (),
-    ) -> dict[str, Any]:
-        """Write metrics.jsonl, summary.json and config.json, swap the folder in whole, print the answer and where the
-        figures are, and return the summary.
+    def finish(self, fingerprint: str, history: list[dict], **summary: Any) -> dict[str, Any]:
+        """Write metrics.jsonl (``history``, a line each), summary.json and config.json, swap the folder in whole, print
+        the answer and where the figures are, and return the summary.
 
-        ``fingerprint`` is the dataset's; ``history`` are the lines of metrics.jsonl, ``numbers`` entries of
-        ``run.numbers``, ``figures`` titles by file name, ``paired`` entries of ``few_shot.compared``.
+        ``fingerprint`` is the dataset's. ``summary`` holds answer (sentences), numbers (entries of ``run.numbers``),
+        figures (titles by file name) and perhaps paired (entries of ``few_shot.compared``).
         """
         module = inspect.getmodule(type(self.config))
-        script = Path(module.__file__)
-        summary = {
-            "question": module.__doc__.splitlines()[0],
-            "answer": answer,
-            "numbers": numbers,
-            "paired": list(paired),
-            "figures": figures,
-            "seconds": time.perf_counter() - self.started,
-        }
+        script, seconds = Path(module.__file__), time.perf_counter() - self.started
+        summary = {"question": module.__doc__.splitlines()[0], **summary, "seconds": seconds}
         lines = (json.dumps(record, allow_nan=False) + "\n" for record in history)
         (self.folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
         results.write_json(self.folder / "summary.json", summary)
         config = {
             "command": command(script.name, self.config),
-            "options": {k: _shown(v) if isinstance(v, Path) else v for k, v in vars(self.config).items()},
+            "options": {k: v for k, v in vars(self.config).items() if not isinstance(v, Path)},
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "versions": results.versions(),
@@ -235,16 +203,15 @@ class Step:
         }
         results.write_json(self.folder / "config.json", config)
         results.swap_in(self.folder, self.target)
-        print(*answer, f"figures and numbers: {self.target}", sep="\n")
+        print(*summary["answer"], f"figures and numbers: {self.target}", sep="\n")
         return summary
 
 
 def start(config: Options, name: str, needs: tuple[str, ...] = ()) -> Step:
-    """Begin the run whose results are to be ``<output-dir>/<name>``: sweep what killed runs left, and make an empty
-    folder beside for it to write to.
+    """Begin the run whose results are to be ``<output-dir>/<name>``, in an empty folder beside.
 
-    ``needs`` names the results it builds on. Raises InputError when one of them is not there or of another dataset, or
-    when nothing can be written there.
+    ``needs`` names the results it builds on. InputError when one of them is not there or of another dataset, or when
+    nothing can be written there.
     """
     started, torch_device = time.perf_counter(), device(config.device)
     upstream = {}
@@ -270,12 +237,6 @@ def command(script: str, config: Options) -> str:
     words = ["python", script]
     for field in dataclasses.fields(config):
         value, option = getattr(config, field.name), field.name.replace("_", "-")
-        if field.name in ("data_dir", "output_dir", "device") or value == field.default:
-            continue
-        words += [f"--{option}" if value else f"--no-{option}"] if isinstance(value, bool) else [f"--{option}", value]
-    return shlex.join(map(str, words))
-
-
-def _shown(path: Path) -> str:
-    """Return a path as it is written down: inside the repository, relative to it."""
-    return path.relative_to(REPOSITORY).as_posix() if path.is_relative_to(REPOSITORY) else str(path)
+        if field.name not in ("data_dir", "output_dir", "device") and value != field.default:
+            words += [f"--{option}", str(value)] if type(value) is not bool else [f"--{'' if value else 'no-'}{option}"]
+    return shlex.join(words)

@@ -13,8 +13,7 @@ from common.models import fan_in
 from common.muon import Muon
 from common.run import RunError, generator
 
-# (model, inputs, targets) -> (loss, metrics): the loss is a scalar with a gradient, the metrics are named scalars to
-# report; each is a mean over the batch.
+# (model, inputs, targets) -> (loss with a gradient, named metrics): scalars, each a mean over the batch
 LossFunction = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
 # (inputs, generator on their device) -> inputs
 Transform = Callable[[Tensor, torch.Generator], Tensor]
@@ -45,35 +44,31 @@ def fit(
 
     AdamW under a one-cycle learning rate that rises to ``learning_rate`` and falls to nearly zero (Smith & Topin
     2018), smaller for wide layers (``_optimisers``), over the parameters that require gradients; with a
-    ``matrix_learning_rate``, the weights between the first layer and the last are Muon's under that rate. Each epoch
-    visits every example once; its order, and ``transform`` of the inputs if given, draw from generators made of
-    ``seed`` and the epoch's number.
+    ``matrix_learning_rate``, the weights between the first layer and the last are Muon's under that rate. The order of
+    an epoch, and ``transform`` of its inputs if given, draw from generators made of ``seed`` and the epoch's number.
 
     A record holds ``epoch``, ``step`` (training iterations so far), ``learning_rate``, ``train`` (each metric at
     every step of the epoch) and under each name in ``held_out`` that split's metrics, by ``evaluate``.
 
     Raises RunError when the loss is not finite, ValueError when nothing is trainable.
     """
-    optimisers = _optimisers(model, learning_rate, matrix_learning_rate, weight_decay)
     steps = math.ceil(len(split) / batch_size)
+    optimisers = _optimisers(model, learning_rate, matrix_learning_rate, weight_decay)
     schedules = [_one_cycle(optimiser, epochs * steps) for optimiser in optimisers]
     history = []
     alone = threading.current_thread() is threading.main_thread()  # fits side by side have one bar together
-    bar = {"total": epochs * steps, "unit": " steps", "leave": False}
-    with tqdm(**bar, disable=None if alone else True) as progress:  # None: only on a terminal
+    with tqdm(total=epochs * steps, unit=" steps", leave=False, disable=None if alone else True) as progress:
         for epoch in range(1, epochs + 1):
             model.train()
-            examples = _examples(split, batch_size, transform, seed, epoch)
             progress.set_description(f"epoch {epoch}/{epochs}", refresh=False)
-            rate, metrics = _epoch(model, loss_fn, examples, optimisers, schedules, epoch, steps, progress)
+            examples = _examples(split, batch_size, transform, seed, epoch)
+            rate, metrics = _epoch(model, loss_fn, examples, schedules, epoch, steps, progress)
             record = {"epoch": epoch, "step": epoch * steps, "learning_rate": rate, "train": metrics}
             history.append(record | {name: evaluate(model, loss_fn, part) for name, part in held_out.items()})
     return history
 
 
-def _examples(
-    split: Split, batch_size: int, transform: Transform | None, seed: int, epoch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _examples(split: Split, batch_size: int, transform: Transform | None, seed: int, epoch: int) -> Iterator:
     """Yield the batches of an epoch: inputs, transformed anew, and targets."""
     noise = generator(seed, f"transform/{epoch}", split.inputs.device)
     for indices in batches(split, batch_size, generator(seed, f"batches/{epoch}")):
@@ -82,26 +77,19 @@ def _examples(
 
 
 def _epoch(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    examples: Iterator[tuple[Tensor, Tensor]],
-    optimisers: list[torch.optim.Optimizer],
-    schedules: list[torch.optim.lr_scheduler.LRScheduler],
-    epoch: int,
-    steps: int,
-    progress: tqdm,
+    model: nn.Module, loss_fn: LossFunction, examples: Iterator, schedules: list, epoch: int, steps: int, progress: tqdm
 ) -> tuple[float, dict[str, list[float]]]:
     """Take a step for each batch, and return the last learning rate and each metric at every step."""
     values, rates, looked = [], [], 0
-    group = optimisers[0].param_groups[0]
+    group = schedules[0].optimizer.param_groups[0]
     for inputs, targets in examples:
         loss, metrics = loss_fn(model, inputs, targets)
-        for optimiser in optimisers:
-            optimiser.zero_grad()
+        for schedule in schedules:
+            schedule.optimizer.zero_grad()
         loss.backward()
         rates.append(group["lr"] / group["factor"])
-        for optimiser, schedule in zip(optimisers, schedules, strict=True):
-            optimiser.step()
+        for schedule in schedules:
+            schedule.optimizer.step()
             schedule.step()
         values.append(torch.stack([loss.detach(), *(value.detach() for value in metrics.values())]))
         if len(values) % STEPS_PER_LOOK == 0 or len(values) == steps:
@@ -162,54 +150,10 @@ def _optimisers(
 
 
 def _one_cycle(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        [group["lr"] for group in optimiser.param_groups],
-        total_steps=steps,
-        pct_start=WARM_UP if steps > 1 / WARM_UP else 0.0,  # a tenth of ten steps is one, a rise of no length: 0 / 0
-        anneal_strategy="linear",
-        cycle_momentum=False,
-    )
-
-
-def _one_cycle(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        [group["lr"] for group in optimiser.param_groups],
-        total_steps=steps,
-        pct_start=WARM_UP if steps > 1 / WARM_UP else 0.0,  # a tenth of ten steps is one, a rise of no length: 0 / 0
-        anneal_strategy="linear",
-        cycle_momentum=False,
-    )
-
-
-def _stop_unless_finite(losses: list[float], rates: list[float], first_step: int) -> None:
-    for step, (loss, rate) in enumerate(zip(losses, rates, strict=True), first_step):
-        if not math.isfinite(loss):
-            raise RunError(
-                f"the loss is {loss} in step {step}, at learning rate {rate:.2g}; no result was written: try a lower"
-                " --learning-rate, a third of the present one"
-            )
-
-
-def _one_cycle(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        [group["lr"] for group in optimiser.param_groups],
-        total_steps=steps,
-        pct_start=WARM_UP if steps > 1 / WARM_UP else 0.0,  # a tenth of ten steps is one, a rise of no length: 0 / 0
-        anneal_strategy="linear",
-        cycle_momentum=False,
-    )
-
-
-def _stop_unless_finite(losses: list[float], rates: list[float], epoch: int, first_step: int, peak: float) -> None:
-    for step, (loss, rate) in enumerate(zip(losses, rates, strict=True), first_step):
-        if not math.isfinite(loss):
-            raise RunError(
-                f"the loss is {loss} in epoch {epoch}, step {step}, at learning rate {rate:.2g}; no result was written:"
-                f" try --learning-rate {peak / 3:.2g}"
-            )
+    peaks = [group["lr"] for group in optimiser.param_groups]
+    rise = WARM_UP if steps > 1 / WARM_UP else 0.0  # a tenth of ten steps is one, a rise of no length: 0 / 0
+    settings = {"total_steps": steps, "pct_start": rise, "anneal_strategy": "linear", "cycle_momentum": False}
+    return torch.optim.lr_scheduler.OneCycleLR(optimiser, peaks, **settings)
 
 
 def apply(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:

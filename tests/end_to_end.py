@@ -2,11 +2,10 @@
 
     python tests/end_to_end.py FOLDER
 
-Fetches MNIST through common.download into FOLDER/data, runs the scripts twice with small budgets and checks what they
-promise. Ends with an AssertionError at the first promise that does not hold.
+Fetches MNIST through common.download into FOLDER/data, runs every step of reproduce.py twice with small budgets and
+checks what they promise. Ends with an AssertionError at the first promise that does not hold.
 """
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -17,115 +16,71 @@ import torch
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from common import checkpoint, data, download  # noqa: E402
+from common import checkpoint, data, report, results  # noqa: E402
 from common.models import digest  # noqa: E402
+from reproduce import STEPS  # noqa: E402
 
-EPOCHS = 2
-FILES = {"config.json", "metrics.jsonl", "model.pt", "summary.json"}
-FIGURES = {
-    "q1_autoencoder": {"latents.png", "loss.png", "reconstructions.png"},
-    "q2_classifier": {"accuracy.png", "confusion.png", "loss.png", "mistakes.png"},
-    "q3_frozen_decoder": {
-        "table.md",
-        "loss.png",
-        "reconstructions.png",
-        "comparison.png",
-        "claim_a.png",
-        "claim_b.png",
-        "claim_b_digits.png",
-        "claim_c.png",
-    },
-}
-FEW = ["--draws", "2", "--plain-iterations", "60", "--iterations", "100"]
-FEW_SHOT_FIGURES = {
-    "q4_few_shot": {
-        "loss.png",
-        "accuracy.png",
-        "comparison.png",
-        "autoencoder_loss.png",
-        "autoencoder_comparison.png",
-        "reconstructions.png",
-    },
-    "q5_transfer": {"loss.png", "accuracy.png", "comparison.png", "table.md"},
+BUDGET = {
+    "q1_autoencoder": ["--epochs", "2"],
+    "q1_undo": ["--undo-epochs", "1"],
+    "q2_classifier": ["--epochs", "2"],
+    "q3_frozen_decoder": ["--epochs", "2"],
+    "q4_few_shot": ["--subsets", "2", "--plain-iterations", "60", "--iterations", "100"],
+    "q5_transfer": ["--spread-epochs", "1"],
 }
 
 
-def run(script: str, data_dir: Path, output_dir: Path, options: list[str]) -> Path:
-    """Run a script as a user does, from another working directory, and return its folder."""
-    command = [sys.executable, REPOSITORY / f"{script}.py", "--data-dir", data_dir, "--output-dir", output_dir]
-    subprocess.run([*command, *options], cwd=data_dir, check=True)
-    return output_dir / script
+def run_all(data_dir: Path, output_dir: Path) -> None:
+    """Run every step as a user does, from another working directory."""
+    for step in STEPS:
+        command = [sys.executable, REPOSITORY / step.script, *step.options, *BUDGET[step.folder]]
+        command += ["--data-dir", data_dir, "--output-dir", output_dir]
+        subprocess.run(command, cwd=data_dir, check=True)
 
 
-def check_files(script: str, folder: Path) -> dict:
-    """Check that exactly the promised files are there and fit together; return the summary."""
-    found = {path.name for path in folder.iterdir()} - {".lock"}
-    assert found == FILES | FIGURES[script], f"{folder} holds {sorted(found)}"
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["checkpoint_sha256"] == hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
-    epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert epochs == list(range(1, EPOCHS + 1)), epochs
-    for name in FIGURES[script] - {"table.md"}:
-        assert (folder / name).read_bytes().startswith(b"\x89PNG"), name
-    return summary
-
-
-@torch.inference_mode()
-def outputs(folder: Path, images: torch.Tensor) -> torch.Tensor:
-    """Return what the model of a checkpoint makes of ``images``, on the CPU in one batch."""
-    return checkpoint.load(folder / "model.pt").model(images)
+def numbers(folder: Path) -> dict[tuple[str, str], float]:
+    """Return the test numbers of a step by model and measure."""
+    entries = json.loads((folder / "summary.json").read_text("utf-8"))["numbers"]
+    return {(entry["model"], entry["measure"]): entry["mean"] for entry in entries if entry["split"] == "test"}
 
 
 def main(folder: Path) -> None:
-    data_dir = folder / "data"
-    _, origins = download.prepare("mnist", data_dir)
-    print(*(f"{name}: {origin}" for name, origin in origins.items()), sep="\n")
+    data_dir, outputs, again = folder / "data", folder / "outputs", folder / "again"
     test = data.load("mnist", data_dir).test
+    run_all(data_dir, outputs)
+    run_all(data_dir, again)
+    for step in STEPS:
+        written, repeated = (results.read_config(where / step.folder) for where in (outputs, again))
+        assert results.result_sha256(written) == results.result_sha256(repeated), f"{step.folder}: other bits"
+        summary = json.loads((outputs / step.folder / "summary.json").read_text("utf-8"))
+        assert set(summary["figures"]) == {path.name for path in (outputs / step.folder).glob("*.png")}
+    assert not list(outputs.glob(".*")), "something was left beside"
 
-    folders = {}
-    for script in FIGURES:
-        folders[script] = run(script, data_dir, folder / "outputs", ["--epochs", str(EPOCHS)])
-        again = run(script, data_dir, folder / "again", ["--epochs", str(EPOCHS)])
-        for name in ("metrics.jsonl", "model.pt"):
-            same = (folders[script] / name).read_bytes() == (again / name).read_bytes()
-            assert same, f"{script}: two runs with one seed differ in {name}"
+    models = {}
+    for name, model in (("q1_autoencoder", "Q1"), ("q3_frozen_decoder", "Q3")):
+        models[name] = checkpoint.load(outputs / name / "model.safetensors").model
+        with torch.inference_mode():
+            measured = (models[name](test.inputs).sigmoid() - test.inputs).square().mean().item()
+        quoted = numbers(outputs / name)[model, "mse"]
+        assert abs(measured - quoted) < 1e-6, f"{name}: the checkpoint gives MSE {measured}, the summary says {quoted}"
+    q2 = checkpoint.load(outputs / "q2_classifier" / "model.safetensors").model
+    with torch.inference_mode():
+        measured = (q2(test.inputs).argmax(1) == test.targets).double().mean().item()
+    quoted = numbers(outputs / "q2_classifier")["Q2", "accuracy"]
+    assert abs(measured - quoted) < 1e-6 and quoted > 0.97, (
+        f"the checkpoint gives {measured}, the summary says {quoted}"
+    )
+    assert digest(q2.encoder) == digest(models["q3_frozen_decoder"].encoder), "the frozen encoder changed"
 
-    summary = check_files("q1_autoencoder", folders["q1_autoencoder"])
-    quoted, pca = summary["metrics"]["test/mse"]["mean"], summary["baselines"]["pca_12/test/mse"]["mean"]
-    measured = (outputs(folders["q1_autoencoder"], test.images).sigmoid() - test.images).square().mean().item()
-    assert abs(measured - quoted) < 1e-6, f"the checkpoint gives MSE {measured}, the summary says {quoted}"
-    assert quoted < pca, f"test MSE {quoted} does not beat PCA's {pca}"
-
-    summary = check_files("q2_classifier", folders["q2_classifier"])
-    quoted = summary["metrics"]["test/accuracy"]["mean"]
-    measured = (outputs(folders["q2_classifier"], test.images).argmax(1) == test.labels).double().mean().item()
-    assert abs(measured - quoted) < 1e-6, f"the checkpoint gives accuracy {measured}, the summary says {quoted}"
-    assert quoted > 0.97, f"test accuracy {quoted}"
-
-    summary = check_files("q3_frozen_decoder", folders["q3_frozen_decoder"])
-    quoted = summary["metrics"]["test/mse"]["mean"]
-    measured = (outputs(folders["q3_frozen_decoder"], test.images).sigmoid() - test.images).square().mean().item()
-    assert abs(measured - quoted) < 1e-6, f"the checkpoint gives MSE {measured}, the summary says {quoted}"
-    assert quoted > json.loads((folders["q1_autoencoder"] / "summary.json").read_text())["metrics"]["test/mse"]["mean"]
-    encoders = [
-        checkpoint.load(folders[name] / "model.pt").model.encoder for name in ("q2_classifier", "q3_frozen_decoder")
-    ]
-    assert digest(encoders[0]) == digest(encoders[1]) == summary["encoder_digest"]["Q3"]["after"]
-
-    run("q1_autoencoder", data_dir, folder / "outputs", ["--undo", "--undo-epochs", "1"])
-    run("q1_autoencoder", data_dir, folder / "again", ["--undo", "--undo-epochs", "1"])
-    for script, figures in FEW_SHOT_FIGURES.items():
-        options = FEW if script == "q4_few_shot" else [*FEW, "--spread-epochs", "1"]
-        folders[script] = run(script, data_dir, folder / "outputs", options)
-        again = run(script, data_dir, folder / "again", options)
-        same = (folders[script] / "metrics.jsonl").read_bytes() == (again / "metrics.jsonl").read_bytes()
-        assert same, f"{script}: two runs with one seed differ in metrics.jsonl"
-        missing = figures - {path.name for path in folders[script].iterdir()}
-        assert not missing, f"{script} did not write {missing}"
-    few, transfer = (json.loads((folders[name] / "summary.json").read_text()) for name in FEW_SHOT_FIGURES)
-    assert transfer["draws"]["scratch/plain"] == few["draws"]["scratch/plain"]
-    gain = transfer["paired"]["frozen/plain - random frozen/plain"]["mean"]
+    q3 = numbers(outputs / "q3_frozen_decoder")
+    assert q3["Q1", "mse"] < q3["PCA-12", "mse"] and q3["Q1", "mse"] < q3["Q3", "mse"] < q3["random encoder", "mse"]
+    assert q3["original", "reading_accuracy"] > 0.98, "the reader is to be a strong one"
+    q4, q5 = numbers(outputs / "q4_few_shot"), numbers(outputs / "q5_transfer")
+    assert q4["scratch, plain", "accuracy"] == q5["scratch, plain", "accuracy"]
+    gain = q5["frozen, plain", "accuracy"] - q5["random frozen, plain", "accuracy"]
     assert gain > 0.1, f"Q1's encoder is hardly better than a random one: {gain}"
+    text = report.write(outputs).read_text("utf-8")
+    assert text.count("data:image/png") == sum(len(list((outputs / step.folder).glob("*.png"))) for step in STEPS)
     print("end to end: every promise holds")
 
 

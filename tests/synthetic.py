@@ -136,4 +136,4 @@ def leave_untrained(script, name: str, output_dir: Path, data_dir: Path, **chang
     config = script.Config(output_dir=output_dir, data_dir=data_dir, device="cpu", **changes)
     step, record = run.start(config, name), {"epoch": 1, "step": 1, "test": {}}
     checkpoint.save(step.folder / "model.safetensors", script.build(config), config, record)
-    step.finish("fingerprint", [record], [], {}, ["untrained"])
+    step.finish("fingerprint", [record], answer=["untrained"], numbers=[], figures={})

@@ -42,7 +42,7 @@ def test_a_number_may_move_within_its_tolerance_only(runs):
             assert reproduced is expected, (step, model, factor)
         failed = [line for line in text.splitlines() if "NOT reproduced" in line]
         assert len(failed) == 1 and failed[0].startswith(f"{step}: {model}, ")
-        assert text.endswith("\n9 of 10 numbers reproduced")
+        assert text.endswith("\n10 of 11 numbers reproduced")
         edit(runs[0] / step / "summary.json", model, values=[value])
 
 
@@ -51,7 +51,7 @@ def test_a_missing_number_is_not_reproduced_even_where_other_seeds_have_it(runs)
     text, reproduced = check.compare(*runs)
     assert not reproduced and [line[:19] for line in text.splitlines() if "missing" in line] == ["q1_undo: undo, mse,"]
     shutil.rmtree(runs[0] / "q4_few_shot")
-    assert check.compare(*runs)[0].endswith("\n6 of 10 numbers reproduced")
+    assert check.compare(*runs)[0].endswith("\n7 of 11 numbers reproduced")
 
 
 def test_another_code_is_said_in_one_line(runs):
@@ -63,7 +63,7 @@ def test_another_code_is_said_in_one_line(runs):
 
 
 def test_missing_reference_or_results_are_said(runs, tmp_path):
-    with pytest.raises(run.InputError, match=r"seeds\.json.*expected that of the published run"):
+    with pytest.raises(run.InputError, match=r"seeds\.json.*get that of the published run"):
         check.compare(runs[0], tmp_path / "nothing")
     with pytest.raises(run.InputError, match="got no results"):
         check.compare(tmp_path / "nothing", runs[1])
@@ -76,7 +76,7 @@ def test_command_shows_the_main_numbers_and_ends_with_1_when_one_moved(runs, cap
     arguments = ["--output-dir", str(runs[0]), "--reference", str(runs[1])]
     run.command_line(check.main, check.Config, arguments)
     printed = capsys.readouterr().out
-    assert printed.count("  reproduced") == 7 and printed.endswith("10 of 10 numbers reproduced\n")
+    assert printed.count("  reproduced") == 7 and printed.endswith("11 of 11 numbers reproduced\n")
     edit(runs[0] / "q2_classifier" / "summary.json", "Q2", values=[0.9])
     with pytest.raises(SystemExit) as stop:
         run.command_line(check.main, check.Config, arguments)

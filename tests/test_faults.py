@@ -1,5 +1,7 @@
 """Faults for real: killed processes, Ctrl-C, full disks, two runs at once, pipes."""
 
+import ast
+import io
 import os
 import random
 import re
@@ -18,6 +20,7 @@ from common import plots, results, run, train
 from tests import synthetic
 
 resource = pytest.importorskip("resource", reason="POSIX alone has limits and signals like these")
+ROOT = Path(__file__).resolve().parents[1]
 BITS = ("*.safetensors", "*.png", "metrics.jsonl")  # summary.json and config.json say seconds and paths
 
 
@@ -192,6 +195,21 @@ def test_two_runs_at_once_into_one_folder_both_end_well_and_leave_one_whole_resu
 def test_a_pipe_gets_no_colours_and_no_progress_bar(whole):
     assert "figures and numbers" in printed(whole[0])
     assert not {"\x1b", "\r"} & set(printed(whole[0]))
+
+
+def test_an_ascii_terminal_gets_no_traceback(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    run.command_line(lambda config: print("95.9 ± 0.5"), q2_classifier.Config, [])
+    terminal.flush()
+    assert terminal.buffer.getvalue().splitlines() == [b"95.9 ? 0.5"]
+
+
+def test_no_file_is_opened_in_the_locale_of_the_machine():
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("common/*.py")]:
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", "") in ("read_text", "write_text"):
+                assert call.args or call.keywords, f"{path.name}:{call.lineno}"
 
 
 def test_progress_bar_and_figures_change_no_weights(whole, folder, known_files, monkeypatch, capsys):

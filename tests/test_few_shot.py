@@ -86,7 +86,7 @@ def test_differences_and_overfitting_are_worded_from_the_numbers_of_the_balanced
     variants = {"a": {name: outcome(1.0, test) for name, test in tests.items()}}
     variants["b"] = {name: outcome(1.0, test - 0.1) for name, test in tests.items()}
     text = few_shot.overfitting("a", variants["a"])
-    assert text == "a: test accuracy 75.00% ± 7.07, on the labelled images 100.0%, over-fitting by 25.0 points"
+    assert text == "a: test accuracy 75.00% ± 7.07, 100.0% on the labelled images: over-fitting by 25.0 points"
     entry = few_shot.compared(variants, "a", "b")
     assert (entry["after"], entry["before"], entry["n"]) == ("a", "b", 2)
     assert few_shot.in_words(entry).startswith("a minus b: +10.00 points (95 % interval +10.00 to +10.00")
@@ -259,7 +259,7 @@ def test_results_do_not_depend_on_the_threads(fit_all):
 def test_read_gives_back_what_records_wrote(tmp_path):
     outcomes = {"a": {"first": outcome(1.0, 0.5), "subset 1": Outcome([{"step": 3}], {"test": {"accuracy": 0.25}})}}
     step = run.start(q4_few_shot.Config(**SETTINGS, output_dir=tmp_path), "q4_few_shot")
-    step.finish("data", few_shot.records(outcomes), [], {}, [])
+    step.finish("data", few_shot.records(outcomes), answer=[], numbers=[], figures={})
     read, options = few_shot.read(tmp_path / "q4_few_shot", seed=0)
     assert read == outcomes and options.shots == 2
 

@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 import shutil
-import statistics
 import subprocess
 from pathlib import Path
 
@@ -18,28 +17,23 @@ from scipy import stats
 from common import report, run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-CHROMIUM_OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
-CHROMIUM_OPTIONS += ["--allow-file-access-from-files", "--virtual-time-budget=20000"]
-MSE, ACCURACY = "MSE per pixel, pixels in [0, 1]", "accuracy (fraction)"
+CHROMIUM_OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
+                    "--allow-file-access-from-files", "--virtual-time-budget=20000"]  # fmt: skip
 SCRATCH = [[0.80, 0.82], [0.79, 0.85], [0.81, 0.80]]  # by seed, a value for each labelled subset
 TUNED = [[0.88, 0.87], [0.86, 0.91], [0.90, 0.84]]
-# Step -> model, measure, split, unit, headline, values by seed.
-NUMBERS = {
-    "q1_autoencoder": [
-        ("Q1", "mse", "test", MSE, True, [[0.0087], [0.0091], [0.0089]]),
-        ("Q1", "mse", "train", MSE, False, [[0.0043], [0.0044], [0.0045]]),
-        ("mean image", "mse", "test", MSE, True, 3 * [[0.0673]]),
-    ],
-    "q1_undo": [("undo", "mse", "test", MSE, False, 3 * [[0.0123]])],
-    "q2_classifier": [("Q2", "accuracy", "test", ACCURACY, True, [[0.99], [0.98], [0.9845]])],
-    "q3_frozen_decoder": [("Q3", "r2", "test", "R^2", True, 3 * [[0.5]])],
-    "q4_few_shot": [
-        ("scratch, plain", "accuracy", "test", ACCURACY, True, SCRATCH),
-        ("scratch, plain", "cross_entropy", "test", "cross-entropy (nats)", False, SCRATCH),
-        ("nearest neighbour", "accuracy", "test", ACCURACY, True, 3 * [[0.7134]]),
-    ],
-    "q5_transfer": [("fine-tuned, plain", "accuracy", "test", ACCURACY, True, TUNED)],
-}
+NUMBERS = [  # step, model, measure, split, whether it is a headline, values by seed
+    ("q1_autoencoder", "Q1", "mse", "test", True, [0.0087, 0.0091, 0.0089]),
+    ("q1_autoencoder", "Q1", "mse", "train", False, [0.0043, 0.0044, 0.0045]),
+    ("q1_autoencoder", "mean image", "mse", "test", True, 3 * [0.0673]),
+    ("q1_undo", "undo", "mse", "test", False, 3 * [0.0123]),
+    ("q2_classifier", "Q2", "accuracy", "test", True, [0.99, 0.98, 0.9845]),
+    ("q3_frozen_decoder", "Q3", "slant_r2", "test", True, 3 * [0.5]),
+    ("q4_few_shot", "scratch, plain", "accuracy", "test", True, SCRATCH),
+    ("q4_few_shot", "scratch, plain", "cross_entropy", "test", False, SCRATCH),
+    ("q4_few_shot", "nearest neighbour", "accuracy", "test", True, 3 * [0.7134]),
+    ("q5_transfer", "fine-tuned, plain", "accuracy", "test", True, TUNED),
+    ("q5_transfer", "scratch, plain", "accuracy", "test", False, SCRATCH),
+]
 PAIRED = {"after": "fine-tuned, plain", "before": "scratch, plain", "measure": "accuracy"}
 PAIRED |= {"mean": 9.9, "low": 9.8, "high": 10.0, "n": 2}  # of seed 0 alone: not what is shown
 
@@ -49,8 +43,9 @@ def write_step(folder: Path, step: str, seed: int, options: dict | None = None, 
     figures = {f"{name}.png": f"The {name} figure of {step}, with <angles> & more." for name in ("loss", "accuracy")}
     for name in figures:
         image.imsave(folder / name, [list(range(1200))] * (len(step + name) + 50 * seed))  # no two are equal
-    names = ("model", "measure", "split", "unit", "headline", "values")
-    numbers = [dict(zip(names, (*row[:5], row[5][seed]), strict=True)) for row in NUMBERS[step]]
+    numbers = []
+    for _, model, measure, split, headline, values in (row for row in NUMBERS if row[0] == step):
+        numbers += run.numbers(model, {measure: values[seed]}, split, (measure,) if headline else ())
     summary = {"question": f"What does {step} ask?", "answer": [f"{step} keeps < 3 %."], "numbers": numbers}
     summary |= {"paired": [PAIRED] if step == "q5_transfer" else [], "figures": figures, "seconds": 12.3}
     options = {"dataset": "mnist", "seed": seed, "epochs": 7, "output_dir": str(folder.parent)} | (options or {})
@@ -61,7 +56,7 @@ def write_step(folder: Path, step: str, seed: int, options: dict | None = None, 
 
 
 def write_run(output_dir: Path) -> Path:
-    for seed, step in itertools.product(range(3), NUMBERS):
+    for seed, step in itertools.product(range(3), report.STEPS):
         write_step(report.seed_folder(output_dir, seed) / step, step, seed)
     return output_dir
 
@@ -71,22 +66,21 @@ def outputs(tmp_path):
     return write_run(tmp_path / "outputs")
 
 
-def pooled_number(outputs: Path, *key: str) -> dict:
-    numbers = report.pool(report.read(outputs))["numbers"]
-    return report.summarise(next(number for number in numbers if report.key(number) == key))
+def pooled_accuracy(outputs: Path, step: str, model: str) -> dict:
+    numbers = {report.key(number): number for number in report.pool(report.read(outputs))["numbers"]}
+    return report.summarise(numbers[step, model, "accuracy", "test"])
 
 
 def test_page_is_self_contained_with_every_section_figure_caption_and_number(outputs):
     page = report.write(outputs).read_text("utf-8")
-    assert {"results", "elsewhere", "environment", *NUMBERS} == set(re.findall(r'id="(\w+)"', page))
-    for step in NUMBERS:
+    assert {"results", "elsewhere", "environment", *report.STEPS} == set(re.findall(r'id="(\w+)"', page))
+    for step in report.STEPS:
         summary = json.loads((outputs / step / "summary.json").read_text("utf-8"))
-        sentences = [f"{summary['question']}</h2>", f"python {step}.py --epochs 7</code>: 12 s"]
-        sentences += [f"<li>{html.escape(sentence)}</li>" for sentence in summary["answer"]]
-        assert not [sentence for sentence in sentences if sentence not in page]
-        for name, caption in zip(summary["figures"], map(html.escape, summary["figures"].values()), strict=True):
-            content = base64.b64encode((outputs / step / name).read_bytes()).decode()
-            assert f'{content}" alt="{caption}"><figcaption>{caption}</figcaption>' in page
+        assert f"{summary['question']}</h2>" in page and f"python {step}.py --epochs 7</code>: 12 s" in page
+        assert f"<li>{html.escape(summary['answer'][0])}</li>" in page
+        for name, caption in summary["figures"].items():
+            content, text = base64.b64encode((outputs / step / name).read_bytes()).decode(), html.escape(caption)
+            assert f'{content}" alt="{text}"><figcaption>{text}</figcaption>' in page
     assert not re.search(r"<script|<link|https?:|url\(|@import|partial", page)
     assert "prefers-color-scheme: dark" in page and "@media print" in page
     results, sections = page.split('<h2 id="q1_autoencoder">')
@@ -99,9 +93,15 @@ def test_page_is_self_contained_with_every_section_figure_caption_and_number(out
     assert columns[4] == ["", "scratch, plain", "nearest neighbour"] and "<th>cross entropy</th>" in page
 
 
+def test_equal_values_show_no_deviation_and_small_ones_never_zero(outputs):
+    page = report.write(outputs).read_text("utf-8")
+    assert ">0.0673</td>" in page and ">71.34%</td>" in page and not re.search(r"± 0\.0+\b", page)
+    assert report.worded({"mean": 0.1, "std": 2e-5, "unit": "ratio"}) == "0.1000 ± 2e-05"
+
+
 def test_partial_results_name_the_command_that_makes_the_rest(outputs):
-    for step in ("q1_undo", "q3_frozen_decoder"):
-        shutil.rmtree(outputs / step)
+    shutil.rmtree(outputs / "q1_undo")
+    shutil.rmtree(outputs / "q3_frozen_decoder")
     page = report.write(outputs).read_text("utf-8")
     assert f"Missing: q1_undo (<code>python q1_autoencoder.py --undo --output-dir {outputs}</code>);" in page
     assert f"q3_frozen_decoder (<code>python q3_frozen_decoder.py --output-dir {outputs}</code>)." in page
@@ -122,55 +122,46 @@ def test_nothing_to_report_and_damaged_results_are_the_users_to_mend(outputs, tm
 
 def test_numbers_are_pooled_over_the_values_of_all_seeds(outputs):
     seeds = json.loads((report.write(outputs).parent / "seeds.json").read_text("utf-8"))
-    assert seeds == report.pool(report.read(outputs)) and seeds["code_sha256"] == {step: step for step in NUMBERS}
-    number = pooled_number(outputs, "q4_few_shot", "scratch, plain", "accuracy", "test")
-    assert number["values"] == {"0": [0.80, 0.82], "1": [0.79, 0.85], "2": [0.81, 0.80]} and number["headline"]
+    assert seeds == report.pool(report.read(outputs)) and seeds["code_sha256"] == {step: step for step in report.STEPS}
+    number = pooled_accuracy(outputs, "q4_few_shot", "scratch, plain")
+    assert number["values"] == dict(zip("012", SCRATCH, strict=True)) and number["headline"]
     # 80, 82, 79, 85, 81, 80: mean 487 / 6; squared deviations sum to 39551 - 487^2 / 6
     assert (number["mean"], number["std"]) == pytest.approx((4.87 / 6, ((39551 - 487**2 / 6) / 5) ** 0.5 / 100))
     assert number["n"] == 6 and report.worded(number) == "81.17% ± 2.14"
 
 
 def test_paired_interval_is_students_t_over_the_pairs_of_all_seeds(outputs):
-    entry = report.pool(report.read(outputs))["paired"][0]
     differences = numpy.subtract(TUNED, SCRATCH).flatten()
-    mean, half = statistics.mean(differences), stats.t.ppf(0.975, 5) * statistics.stdev(differences) / 6**0.5
-    assert [entry[name] for name in ("mean", "low", "high", "n")] == pytest.approx([mean, mean - half, mean + half, 6])
+    mean, (low, high) = differences.mean(), stats.t(5, differences.mean(), stats.sem(differences)).interval(0.95)
+    entry = report.pool(report.read(outputs))["paired"][0]
+    assert [entry[name] for name in ("mean", "low", "high", "n")] == pytest.approx([mean, low, high, 6])
     page = report.write(outputs).read_text("utf-8")
-    row = next(line for line in page.splitlines() if "fine-tuned, plain minus scratch, plain" in line)
-    assert f">{100 * mean:+.2f} points<" in row and f">{100 * (mean - half):+.2f} to {100 * (mean + half):+.2f}<" in row
-    shutil.rmtree(outputs / "q4_few_shot")  # nothing to compute it again from
-    assert report.pool(report.read(outputs))["paired"] == [{"step": "q5_transfer"} | PAIRED]
+    assert f">{100 * mean:+.2f} points<" in page and f">{100 * low:+.2f} to {100 * high:+.2f}<" in page
 
 
 def test_seeds_are_pooled_once_each_and_only_under_the_same_options_code_data_and_versions(outputs):
     write_step(outputs / "seed7" / "q2_classifier", "q2_classifier", 0)
     write_step(outputs / "seed1" / "q2_classifier", "q2_classifier", 1, {"device": "cuda"}, device="cuda")
-    key = ("q2_classifier", "Q2", "accuracy", "test")
-    assert pooled_number(outputs, *key)["values"] == {"0": [0.99], "1": [0.98], "2": [0.9845]}
+    assert pooled_accuracy(outputs, "q2_classifier", "Q2")["values"] == {"0": [0.99], "1": [0.98], "2": [0.9845]}
     assert report.read(outputs)["q2_classifier"][0].folder == outputs / "q2_classifier"
     for change in ({"options": {"epochs": 1}}, {"code_sha256": "0"}, {"data_sha256": "0"}, {"versions": {}}):
         write_step(outputs / "seed1" / "q2_classifier", "q2_classifier", 1, **change)
-        assert pooled_number(outputs, *key)["values"] == {"0": [0.99], "2": [0.9845]}
-
-
-def test_deterministic_baselines_show_no_deviation(outputs):
-    page = report.write(outputs).read_text("utf-8")
-    assert ">0.0673</td>" in page and ">71.34%</td>" in page and not re.search(r"± 0\.0+\b", page)
-    assert report.worded({"mean": 0.1, "std": 2e-5, "unit": MSE}) == "0.1000 ± 2e-05"  # small, but not none
+        assert pooled_accuracy(outputs, "q2_classifier", "Q2")["values"] == {"0": [0.99], "2": [0.9845]}
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [360, 1280])
 def test_page_fits_a_browser_window_and_asks_for_nothing_outside(outputs, width):
     shutil.rmtree(outputs / "q3_frozen_decoder")  # so that a long command is shown
-    text = report.write(outputs).read_text("utf-8").replace("<details>", "<details open>")
     probe = """<script>addEventListener("load", () => { parent.document.title = JSON.stringify([innerWidth,
         document.documentElement.scrollWidth, [...document.images].filter(image => image.naturalWidth).length,
         performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length]) })
         </script></body>"""
-    (outputs / "probed.html").write_text(text.replace("</body>", probe), encoding="utf-8")
-    (outputs / "frame.html").write_text(f"<!doctype html><iframe src=probed.html width={width}>", encoding="utf-8")
-    command = [CHROMIUM, *CHROMIUM_OPTIONS, f"--window-size={max(width, 600)},900", (outputs / "frame.html").as_uri()]
+    page = report.write(outputs).read_text("utf-8").replace("<details>", "<details open>").replace("</body>", probe)
+    (outputs / "probed.html").write_text(page, encoding="utf-8")
+    frame = outputs / "frame.html"
+    frame.write_text(f"<!doctype html><iframe src=probed.html width={width}>", encoding="utf-8")
+    command = [CHROMIUM, *CHROMIUM_OPTIONS, f"--window-size={max(width, 600)},900", frame.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr
     inner, scrolled, images, requests = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1])
