@@ -126,13 +126,14 @@ def main(config: Config) -> dict:
         f"PCA-{config.latent_dim}": representation.pca_code(train_images, test_images, config.latent_dim)[-1],
         "mean image": train_images.mean(0, keepdims=True).repeat(len(test_images), 0),
     }
-    numbers = run.numbers("Q1", metrics, "test", ("mse", "l1"))
-    numbers += run.numbers("Q1", history[-1]["validation"], "validation")
-    answer = [f"test MSE {metrics['mse']:.4f}, L1 {metrics['l1']:.4f} per pixel"]
+    name, headline = ("Q1 that undoes warps", ()) if config.undo else ("Q1", ("mse", "l1"))
+    numbers = run.numbers(name, metrics, "test", headline)
+    numbers += run.numbers(name, history[-1]["validation"], "validation")
+    answer = [f"{name}: test MSE {metrics['mse']:.4f}, L1 {metrics['l1']:.4f} per pixel"]
     for name, reconstructions in baselines.items():
         errors = representation.errors(reconstructions, test_images)
-        numbers += run.numbers(name, errors, "test", ("mse", "l1"))
-        answer.append(f"{name}: MSE {errors['mse']:.4f}, L1 {errors['l1']:.4f}")
+        numbers += run.numbers(name, errors, "test", headline)
+        answer += [f"{name}: MSE {errors['mse']:.4f}, L1 {errors['l1']:.4f}"]
     titles = figures(step.folder, config, history, model, dataset.test)
     return step.finish(dataset.fingerprint, history, answer=answer, numbers=numbers, figures=titles)
 

@@ -140,8 +140,9 @@ def main(config: Config) -> dict:
     measures = representation.measure(dataset, codes, reconstructions, config.seed)
 
     numbers = run.numbers("Q3", histories["Q3"][-1]["validation"], "validation")
+    headline = ("mse", "within_digit_variance_explained")
     for name, values in measures.items():
-        numbers += run.numbers(name, values, "test", ("mse", "within_digit_variance_explained"))
+        numbers += run.numbers(name, values, "test", headline if name in histories else ())
     answer = [representation.verdict(*claim, measures["Q1"], measures["Q3"]) for claim in CLAIMS.values()]
     titles = figures(step.folder, config, histories["Q3"], q1.config["loss"], reconstructions, measures, dataset.test)
     return step.finish(dataset.fingerprint, histories["Q3"], answer=answer, numbers=numbers, figures=titles)

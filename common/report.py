@@ -80,9 +80,15 @@ def pool(steps: dict[str, list[Result]]) -> dict[str, Any]:
                 number["values"][str(config["options"]["seed"])] = entry["values"]
         for entry in results[0].summary.get("paired", ()):
             sides = (numbers[step, model, entry["measure"], "test"] for model in (entry["after"], entry["before"]))
-            paired.append({"step": step, **entry, **few_shot.paired(*map(_all_values, sides))})
+            paired.append({"step": step, **entry, **few_shot.paired(*map(_independent, sides))})
     code = {step: results[0].config["code_sha256"] for step, results in steps.items()}
     return {"code_sha256": code, "numbers": list(numbers.values()), "paired": paired}
+
+
+def _independent(number: dict[str, Any]) -> list[float]:
+    """Return the seeds' means, since subsets of one seed share its pretrained encoders; of one seed its subsets."""
+    by_seed = list(number["values"].values())
+    return by_seed[0] if len(by_seed) == 1 else [statistics.fmean(values) for values in by_seed]
 
 
 def _all_values(number: dict[str, Any]) -> list[float]:
