@@ -81,12 +81,12 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Config) -> t
 
 def figures(folder: Path, outcomes: Outcomes, few: data.Split, test: data.Split) -> dict[str, str]:
     """Plot what the question asks to see; return the titles by file."""
-    count = f"{len(few)} labelled images"
+    count, tested = f"{len(few)} labelled images", f"on these and on {few_shot.CURVE_IMAGES:,} test images"
     titles = {
-        "loss.png": f"Q4 classifier from scratch on {count}: loss over training iterations",
-        "accuracy.png": f"Q4 classifier from scratch on {count}: accuracy over training iterations",
+        "loss.png": f"Q4 classifier from scratch on {count}: loss {tested}",
+        "accuracy.png": f"Q4 classifier from scratch on {count}: accuracy {tested}",
         "comparison.png": f"Q4: what {count} are worth from scratch, beside classifiers that know only their pixels",
-        "autoencoder_loss.png": f"Q4 autoencoder on {count}: loss over training iterations",
+        "autoencoder_loss.png": f"Q4 autoencoder on {count}: loss {tested}",
         "reconstructions.png": f"Q4 autoencoder on {count}: reconstructions of these and of test images",
     }
     classifiers = {variant: outcomes[variant] for variant in ("scratch, plain", "scratch, augmented")}

@@ -76,7 +76,7 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Any) -> tupl
 def figures(folder: Path, outcomes: Outcomes, labelled: int) -> dict[str, str]:
     """Plot what the question asks to see; return the titles by file."""
     titles = {
-        "accuracy.png": f"Q4 and Q5 classifiers on {labelled} labelled images: accuracy over training iterations",
+        "accuracy.png": f"Q4 and Q5 on {labelled} labelled images: accuracy on these and on 2,000 test images",
         "comparison.png": f"Q5: what Q1's encoder adds to {labelled} labelled images",
         "curve.png": "Q5: how many labels is pretraining worth? Without augmentation, mean and range of the subsets",
     }

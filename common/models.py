@@ -32,20 +32,15 @@ class Encoder(nn.Module):
     def __init__(
         self,
         latent_dim: int = 12,
-        channels: tuple[int, int, int] = (16, 32, 64),
+        channels=(16, 32, 64),
         hidden: int = 128,
         hidden_relu: bool = True,
         *,
-        generator: torch.Generator | None = None,
+        generator=None,
     ):
         super().__init__()
-        self.arguments = {
-            "latent_dim": latent_dim,
-            "channels": tuple(channels),
-            "hidden": hidden,
-            "hidden_relu": hidden_relu,
-        }
-        first, second, third = channels
+        sizes = {"latent_dim": latent_dim, "channels": tuple(channels), "hidden": hidden, "hidden_relu": hidden_relu}
+        self.arguments, (first, second, third) = sizes, channels
         self.convolutions = nn.Sequential(
             nn.Conv2d(1, first, 3, stride=2, padding=1),  # (B, 16, 14, 14)
             nn.ReLU(inplace=True),
@@ -76,20 +71,15 @@ class Decoder(nn.Module):
     def __init__(
         self,
         latent_dim: int = 12,
-        channels: tuple[int, int, int] = (16, 32, 64),
+        channels=(16, 32, 64),
         hidden: int = 128,
         hidden_relu: bool = True,
         *,
-        generator: torch.Generator | None = None,
+        generator=None,
     ):
         super().__init__()
-        self.arguments = {
-            "latent_dim": latent_dim,
-            "channels": tuple(channels),
-            "hidden": hidden,
-            "hidden_relu": hidden_relu,
-        }
-        first, second, third = channels
+        sizes = {"latent_dim": latent_dim, "channels": tuple(channels), "hidden": hidden, "hidden_relu": hidden_relu}
+        self.arguments, (first, second, third) = sizes, channels
         self.linear = nn.Sequential(
             nn.Linear(latent_dim, hidden),
             nn.ReLU(inplace=True) if hidden_relu else nn.Identity(),

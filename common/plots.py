@@ -96,13 +96,11 @@ def plot_few_shot_curves(path: Path, panels: dict[str, dict[str, Any]], metric: 
             histories = [outcome.history for subset, outcome in by_subset.items() if subset != "first"]
             for number, history in reversed(list(enumerate(histories))):  # the thick one last, on top
                 for split, label in (("labelled", "labelled images"), ("test", "test images")):
-                    axes.plot(
-                        [record["step"] for record in history],
-                        [record[split][metric] for record in history],
-                        color=SPLIT_COLOURS["train" if split == "labelled" else "test"],
-                        label=f"{label}, {'other subsets' if number else 'subset 1'}",
-                        **({"linewidth": 0.8, "alpha": 0.5} if number else {"linewidth": 2.2}),
-                    )
+                    look = {"linewidth": 0.8, "alpha": 0.5} if number else {"linewidth": 2.2}
+                    look["color"] = SPLIT_COLOURS["train" if split == "labelled" else "test"]
+                    look["label"] = f"{label}, {'other subsets' if number else 'subset 1'}"
+                    steps, values = zip(*((record["step"], record[split][metric]) for record in history), strict=True)
+                    axes.plot(steps, values, **look)
             train, test = (histories[0][-1][split][metric] for split in ("labelled", "test"))
             if percent:
                 numbers = f"labelled {train:.1%}, test {test:.1%}: over-fitting by {100 * (train - test):.1f} points"
@@ -117,7 +115,7 @@ def plot_few_shot_curves(path: Path, panels: dict[str, dict[str, Any]], metric: 
         for axes in grid[-1]:
             axes.set_xlabel("training iteration")
         by_label = dict(zip(*reversed(grid[0, 0].get_legend_handles_labels()), strict=True))
-        figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=2 * columns)
+        figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=2)
 
 
 def plot_label_curve(path: Path, shots: Sequence[int], series: dict[str, list[list[float]]], title: str) -> None:
@@ -152,13 +150,8 @@ def plot_dots(path: Path, rows: dict[str, dict[str, Any]], title: str) -> None:
             axes.plot([mean, mean], [height - 0.3, height + 0.3], color="black", linewidth=1.5, label="their mean")
             hollow = {"markerfacecolor": "none", "color": SERIES_COLOURS[1], "label": "first training images, as many"}
             axes.plot(first, height, "D", **hollow)
-            axes.annotate(
-                f"{mean:.1%} \N{PLUS-MINUS SIGN} {100 * deviation:.1f}",
-                (1.01, height),
-                xycoords=("axes fraction", "data"),
-                va="center",
-                fontsize=9,
-            )
+            text, beside = f"{mean:.1%} ± {100 * deviation:.1f}", ("axes fraction", "data")
+            axes.annotate(text, (1.01, height), xycoords=beside, va="center", fontsize=9)
         axes.set_yticks(range(len(rows)), rows)
         axes.invert_yaxis()
         axes.set_xlabel("accuracy on test images")
@@ -196,19 +189,11 @@ def plot_latents(path: Path, projections: dict[str, NDArray], labels: NDArray, t
             for digit, colour in enumerate(DIGIT_COLOURS):
                 members = points[labels == digit]
                 axes.scatter(*members.T, marker=f"${digit}$", color=colour, s=22, linewidths=0.2, alpha=0.8)
-            for digit, colour in enumerate(DIGIT_COLOURS):
+            for digit, colour in enumerate(DIGIT_COLOURS):  # on top
                 centre = numpy.median(points[labels == digit], axis=0)
-                outline = [patheffects.withStroke(linewidth=3, foreground="white")]
-                axes.text(
-                    *centre,
-                    str(digit),
-                    color=colour,
-                    fontsize=20,
-                    weight="bold",
-                    ha="center",
-                    va="center",
-                    path_effects=outline,
-                )
+                outline = patheffects.withStroke(linewidth=3, foreground="white")
+                look = {"fontsize": 20, "weight": "bold", "ha": "center", "va": "center", "path_effects": [outline]}
+                axes.text(*centre, str(digit), color=colour, **look)
             axes.set(title=name, xticks=[], yticks=[])
             axes.spines[:].set_visible(True)
 
