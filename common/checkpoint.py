@@ -29,10 +29,8 @@ class Checkpoint:
 
 
 def save(path: Path, model: nn.Module, options: Options, last_record: dict) -> None:
-    """Write ``model`` to ``path``: weights and, as one JSON entry of the metadata, its class and constructor arguments,
-    the options but for folders and device, and the metrics of ``last_record``, the last that ``train.fit`` returned.
-
-    Equal weights, options and metrics give equal bytes.
+    """Write weights and, as one JSON entry of the metadata, class and constructor arguments, options but for folders
+    and device, and the metrics of ``last_record``, the last that ``train.fit`` returned. Equal content, equal bytes.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     content = {
@@ -45,9 +43,7 @@ def save(path: Path, model: nn.Module, options: Options, last_record: dict) -> N
 
 
 def load(path: Path, model_class: type[nn.Module] = nn.Module) -> Checkpoint:
-    """Rebuild the model that ``save`` wrote. Raises InputError when the file is missing, damaged, not one of ours or
-    not of ``model_class``.
-    """
+    """Rebuild what ``save`` wrote. InputError when the file is missing, damaged, not ours or not of ``model_class``."""
     try:
         raw = path.read_bytes()
         weights = parse_tensors(raw)

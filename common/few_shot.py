@@ -115,10 +115,8 @@ def measured(
 def side_by_side(
     function: Callable[[str, Subset], Outcome], jobs: list[tuple[str, Subset]], device: torch.device
 ) -> Outcomes:
-    """Return ``function`` of every job, a variant and a subset.
-
-    A few-shot iteration is too small to share among threads, so on a CPU as many jobs run side by side as PyTorch has
-    threads (at most 4), each on one. The results do not depend on how many.
+    """Return ``function`` of every job, a variant and a subset. An iteration is too small to share among threads, so on
+    a CPU as many jobs run side by side as PyTorch has threads, each on one; results do not depend on how many.
     """
     threads, on_cpu = torch.get_num_threads(), device.type == "cpu"
     workers, threads_each = (min(threads, MOST_THREADS), 1) if on_cpu else (1, threads)
@@ -151,8 +149,8 @@ def overfitting(variant: str, by_subset: dict[str, Outcome], measure: str = "acc
 
 
 def numbers(outcomes: Outcomes, headline: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """Return all metrics as entries of summary.json: of the balanced subsets by variant, and of `first` apart.
-    ``headline`` names the variants whose test accuracy the report opens with.
+    """Return all metrics as entries of summary.json, of the balanced subsets by variant and of `first` apart; the test
+    accuracy of the variants in ``headline`` opens the report.
     """
     entries = []
     for variant, by_subset in outcomes.items():
@@ -165,9 +163,7 @@ def numbers(outcomes: Outcomes, headline: tuple[str, ...] = ()) -> list[dict[str
 
 
 def paired(after: list[float], before: list[float]) -> dict[str, float]:
-    """Return the mean of the differences ``after`` minus ``before`` over the same subsets, and its 95 % interval
-    (Student's t), as mean, low, high and n.
-    """
+    """Return mean, low, high (95 % interval, Student's t) and n of the differences ``after`` minus ``before``."""
     differences = numpy.subtract(after, before)
     half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5
     mean = float(differences.mean())

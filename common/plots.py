@@ -1,7 +1,4 @@
-"""Every figure, in one look: colour-blind safe (Okabe & Ito 2008), 150 dpi, readable at README size.
-
-A title is also the figure's caption in the report, so it is a sentence, and wraps.
-"""
+"""Every figure, in one look: colour-blind safe (Okabe & Ito 2008). Its title is also its caption in the report."""
 
 import contextlib
 import textwrap
@@ -25,18 +22,13 @@ SERIES_COLOURS = ["#0072B2", "#D55E00", "#999999", "#CC79A7"]
 BAR_COLOURS = {"Q1": "#0072B2", "Q3": "#D55E00", "random encoder": "#999999", "PCA": "#CC79A7"}
 # Ten digits need ten colours, more than any colour-blind safe palette keeps apart: points are drawn as digits too.
 DIGIT_COLOURS = matplotlib.colormaps["tab10"].colors
-STYLE = {
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 11,
-    "font.size": 10,
+STYLE = {"axes.axisbelow": True, "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False}
+STYLE |= {
     "grid.alpha": 0.3,
-    "image.cmap": "gray_r",  # ink on paper
+    "image.cmap": "gray_r",
     "legend.frameon": False,
     "savefig.dpi": 150,
-}
+}  # gray_r: ink on paper
 SMOOTHING = 0.02  # width of the moving average, as a fraction of all training iterations
 
 
@@ -51,9 +43,8 @@ def _figure(path: Path, width: float, height: float, title: str) -> Iterator[Fig
 
 
 def plot_curves(path: Path, history: list[dict], metric: str, title: str) -> None:
-    """Plot ``metric`` over training iterations: every step (light), its moving average, validation and test.
-
-    ``history`` is what ``train.fit`` returns. The axis is logarithmic, but for accuracy, which is shown in per cent.
+    """Plot ``metric`` over training iterations, from what ``train.fit`` returns: every step (light), its moving
+    average, validation and test. The axis is logarithmic, or for accuracy in per cent.
     """
     percent = metric == "accuracy"
     steps = numpy.concatenate([record["train"][metric] for record in history])
@@ -82,11 +73,10 @@ def plot_curves(path: Path, history: list[dict], metric: str, title: str) -> Non
 
 
 def plot_few_shot_curves(path: Path, panels: dict[str, dict[str, Any]], metric: str, title: str) -> None:
-    """Plot ``metric`` over training iterations on the labelled images and on test images, a panel for each variant,
-    every panel on one scale.
+    """Plot ``metric`` over training iterations on labelled and on test images, a panel for each variant, on one scale.
 
-    A panel's title maps to the outcomes of ``few_shot`` by subset. The first balanced one is thick, and the title goes
-    on with its last values and their gap; `first`, which is not balanced, is left out. Axes as in ``plot_curves``.
+    A variant maps to the outcomes of ``few_shot`` by subset: the first balanced one is thick, and the panel's title
+    says its last values and their gap; `first`, which is not balanced, is left out. Axes as in ``plot_curves``.
     """
     percent, columns = metric == "accuracy", min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -110,18 +100,13 @@ def plot_few_shot_curves(path: Path, panels: dict[str, dict[str, Any]], metric: 
                 _log_axis(axes)
             axes.set_title(f"{name}\n{numbers}", fontsize=9)
             axes.set_xlim(left=0)
-        for axes in grid[:, 0]:
-            axes.set_ylabel(UNITS[metric])
-        for axes in grid[-1]:
-            axes.set_xlabel("training iteration")
-        by_label = dict(zip(*reversed(grid[0, 0].get_legend_handles_labels()), strict=True))
-        figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=2)
+        figure.supylabel(UNITS[metric], fontsize=10)
+        figure.supxlabel("training iteration", fontsize=10)
+        _legend_below(figure, grid[0, 0], columns=2)
 
 
 def plot_label_curve(path: Path, shots: Sequence[int], series: dict[str, list[list[float]]], title: str) -> None:
-    """Plot the accuracies of each series, by shots and subset, against labelled images per digit: their mean as a line,
-    their range as a band.
-    """
+    """Plot accuracies, by shots and subset, against labelled images per digit: the mean a line, the range a band."""
     with _figure(path, 7, 4.6, title) as figure:
         axes = figure.subplots()
         for (name, by_shots), colour, marker in zip(series.items(), SERIES_COLOURS, "os^D", strict=False):
@@ -131,14 +116,14 @@ def plot_label_curve(path: Path, shots: Sequence[int], series: dict[str, list[li
         axes.set_xscale("log")
         axes.set_xticks(shots, [str(number) for number in shots])
         axes.minorticks_off()
-        axes.set(xlabel="labelled images per digit", ylabel=f"test {UNITS['accuracy'].split()[0]}")
+        axes.set(xlabel="labelled images per digit", ylabel="accuracy on test images")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.legend(loc="lower right")
 
 
 def plot_dots(path: Path, rows: dict[str, dict[str, Any]], title: str) -> None:
-    """Plot a row for each name, from the outcomes of ``few_shot`` by subset: test accuracies of the balanced subsets as
-    dots, their mean as a line with its value and standard deviation, and that of `first` as a hollow diamond.
+    """Plot a row for each name, from the outcomes of ``few_shot`` by subset: test accuracies of the balanced ones as
+    dots, their mean as a line, in words with the standard deviation, and that of `first` as a hollow diamond.
     """
     with _figure(path, 7.5, 0.42 * len(rows) + 1.6, title) as figure:
         axes = figure.subplots()
@@ -156,15 +141,12 @@ def plot_dots(path: Path, rows: dict[str, dict[str, Any]], title: str) -> None:
         axes.invert_yaxis()
         axes.set_xlabel("accuracy on test images")
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        by_label = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=3)
+        _legend_below(figure, axes, columns=3)
 
 
 def plot_reconstructions(path: Path, blocks: list[dict[str, Tensor]], labels: Tensor, title: str) -> None:
-    """Plot one column per label, and blocks of rows: originals above their reconstructions, each with its L1 error per
-    pixel.
-
-    A block maps row names to images (C, 1, 28, 28) in [0, 1] on the CPU, the originals first; labels (C,).
+    """Plot a column per label (C,), and blocks of rows: name -> images (C, 1, 28, 28) in [0, 1] on the CPU, the
+    originals first, then reconstructions with their L1 errors per pixel.
     """
     rows = [(name, images, next(iter(block.values()))) for block in blocks for name, images in block.items()]
     columns = len(labels)
@@ -183,9 +165,8 @@ def plot_reconstructions(path: Path, blocks: list[dict[str, Tensor]], labels: Te
 def plot_latents(path: Path, projections: dict[str, NDArray], labels: NDArray, title: str) -> None:
     """Plot 2-D projections (name -> (N, 2)) side by side, each image as a small digit in its digit's colour."""
     with _figure(path, 5.2 * len(projections), 5.2, title) as figure:
-        for axes, (name, points) in zip(
-            figure.subplots(1, len(projections), squeeze=False)[0], projections.items(), strict=True
-        ):
+        grid = figure.subplots(1, len(projections), squeeze=False)[0]
+        for axes, (name, points) in zip(grid, projections.items(), strict=True):
             for digit, colour in enumerate(DIGIT_COLOURS):
                 members = points[labels == digit]
                 axes.scatter(*members.T, marker=f"${digit}$", color=colour, s=22, linewidths=0.2, alpha=0.8)
@@ -199,9 +180,8 @@ def plot_latents(path: Path, projections: dict[str, NDArray], labels: NDArray, t
 
 
 def plot_confusion(path: Path, counts: NDArray, title: str) -> None:
-    """Plot a confusion matrix: counts (K, K), rows the true class, columns the predicted one.
-
-    Colour shows the mistakes only, as the share of the row, so that the diagonal does not drown them.
+    """Plot counts (K, K), rows the true class, columns the predicted one. Colour shows mistakes only, as share of the
+    row, so that the diagonal does not drown them.
     """
     shares = counts / counts.sum(axis=1, keepdims=True)
     mistakes = numpy.where(numpy.eye(len(counts), dtype=bool), numpy.nan, 100 * shares)
@@ -209,8 +189,7 @@ def plot_confusion(path: Path, counts: NDArray, title: str) -> None:
         axes = figure.subplots()
         coloured = axes.imshow(mistakes, cmap="Oranges", vmin=0)
         for true, predicted in numpy.ndindex(*counts.shape):
-            count = counts[true, predicted]
-            if count:
+            if count := counts[true, predicted]:
                 dark = true != predicted and mistakes[true, predicted] > 0.6 * numpy.nanmax(mistakes)
                 colour = "white" if dark else "#0072B2" if true == predicted else "black"
                 axes.text(predicted, true, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)
@@ -220,17 +199,13 @@ def plot_confusion(path: Path, counts: NDArray, title: str) -> None:
         figure.colorbar(coloured, label="mistakes, % of the true digit's images")
 
 
-def plot_mistakes(
-    path: Path, images: Tensor, labels: Tensor, predicted: Tensor, confidences: Tensor, title: str, columns: int = 8
-) -> None:
-    """Plot misclassified images (N, 1, 28, 28) in the order given, with their labels, predictions and the predicted
-    class's probability (each (N,)), all on the CPU.
-    """
-    rows = max(1, -(-len(images) // columns))
-    with _figure(path, 1.15 * columns, 1.6 * rows + 0.5, title) as figure:
-        grid = figure.subplots(rows, columns, squeeze=False).flat
+def plot_mistakes(path: Path, images: Tensor, labels: Tensor, predicted: Tensor, sure: Tensor, title: str) -> None:
+    """Plot images (N, 1, 28, 28) eight in a row, with labels, predictions and their probabilities (N,), on the CPU."""
+    rows = max(1, -(-len(images) // 8))
+    with _figure(path, 9.2, 1.6 * rows + 0.5, title) as figure:
+        grid = figure.subplots(rows, 8, squeeze=False).flat
         # grid last: zip ends at the images and takes no axes too many
-        for image, label, prediction, confidence, axes in zip(images, labels, predicted, confidences, grid):  # noqa: B905
+        for image, label, prediction, confidence, axes in zip(images, labels, predicted, sure, grid):  # noqa: B905
             _image(axes, image)
             axes.set_title(f"{int(label)} read as {int(prediction)}", fontsize=9)
             axes.set_xlabel(f"{confidence:.1%} sure", fontsize=8, labelpad=2)
@@ -239,9 +214,7 @@ def plot_mistakes(
 
 
 def plot_bars(path: Path, panels: dict[str, dict[str, float]], title: str, reference: str) -> None:
-    """Plot one panel per measure (its title -> name -> value) side by side, a bar per name with its value on it. The
-    value of ``reference``, where a panel has it, is a dashed line.
-    """
+    """Plot a panel per measure (its title -> name -> value): a bar per name, ``reference`` as a dashed line."""
     with _figure(path, max(7.2, 2.4 * len(panels)), 3.2, title) as figure:
         grid, lines = figure.subplots(1, len(panels), squeeze=False)[0], {}
         for (name, series), axes in zip(panels.items(), grid, strict=True):
@@ -257,6 +230,12 @@ def plot_bars(path: Path, panels: dict[str, dict[str, float]], title: str, refer
             axes.tick_params(labelsize=8)
         handles = lines | dict(zip(values, bars.patches, strict=True))
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
+
+
+def _legend_below(figure: Figure, axes: Axes, columns: int) -> None:
+    """Put the axes' legend under the figure, a label that occurs several times once."""
+    by_label = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(by_label.values(), by_label, loc="outside lower center", ncols=columns)
 
 
 def _log_axis(axes: Axes) -> None:

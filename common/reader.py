@@ -1,7 +1,4 @@
-"""A strong independent reader of digits: a small CNN on pixels, of another architecture than what it judges.
-
-Its accuracy is the measure of reconstructions that blur cannot improve: what it can no longer read is lost.
-"""
+"""A strong independent reader of digits, whose accuracy on reconstructions is a measure that blur cannot improve."""
 
 from typing import Any
 

@@ -74,9 +74,9 @@ def ridge_r2_within_digit(
     """Return R^2 within a digit of targets (N,), read off the latents by a ridge regression (penalty 1) per digit.
 
     R^2 = 1 - SSE / SST, summed over the digits, SST about the mean of the digit's targets. From minus infinity through
-    0 (no better than that mean) to 1; higher means that more of the writing can be read off. One ridge for all digits
-    would have to be blind to the class means: where these are far apart it finds nothing. Standardised by the digit's
-    train latents, free of any dimension's scale. Hoerl and Kennard 1970. Raises ValueError if no digit's targets vary.
+    0 (no better than that mean) to 1; higher means that more can be read off. One ridge for all digits would have to be
+    blind to the class means: where these are far apart it finds nothing. Standardised by the digit's train latents.
+    Hoerl and Kennard 1970. Raises ValueError if no digit's targets vary.
     """
     return _r2_within_digit(Ridge(1.0), (train_labels, train_latents, train_targets), (labels, latents, targets))
 
@@ -85,11 +85,9 @@ def knn_r2_within_digit(
     train_latents: Array, train_labels: Array, train_targets: Array, latents: Array, labels: Array, targets: Array,
     neighbours: int = 20,
 ) -> float:  # fmt: skip
-    """Return that R^2 for a non-linear probe, the mean target of the nearest train latents of the same digit.
+    """Return that R^2, likewise standardised, for the mean target of the nearest train latents of the same digit.
 
-    Range and direction as for ``ridge_r2_within_digit``, but latents without information give about -1 / neighbours.
-    Standardised likewise, so that both probes see the same latents and a narrow dimension counts as a wide one. Stone
-    1977. Raises ValueError if a digit has fewer train latents than ``neighbours``.
+    Latents without information give about -1 / neighbours. Stone 1977. ValueError if a digit has too few latents.
     """
     probe = KNeighborsRegressor(neighbours)
     return _r2_within_digit(probe, (train_labels, train_latents, train_targets), (labels, latents, targets), neighbours)
@@ -148,7 +146,7 @@ def within_digit_variance_explained(reconstructions: Array, images: Array, label
 
     ``mean_images`` (10, ...) are those of the *training* images, by ``class_means``: the best that knowing the digit
     alone can give. From minus infinity through 0 (as good as these) to 1 (perfect); higher means that more of what
-    sets an image apart from its digit's mean comes back, in its place. Unchanged when all are scaled or rotated alike.
+    sets an image apart from its digit's mean comes back, in its place.
     """
     labels, reconstructions, images = _checked(labels, reconstructions, images)
     mean_images, expected = _rows(mean_images), (CLASSES, images.shape[1])
@@ -161,9 +159,8 @@ def within_digit_variance_explained(reconstructions: Array, images: Array, label
 def within_class_std_ratio(reconstructions: Array, images: Array, labels: Array) -> tuple[Array, float]:
     """Return the reconstructions' standard deviation within digits over the images': per digit (10,), and overall.
 
-    The root of the mean squared distance to the digit's mean image, of the reconstructions' or the images' own. From 0
-    (one prototype per digit) through 1 (all of the variability kept) upwards; higher means more variability within a
-    digit, rightly placed or not. Unchanged when both are scaled or rotated alike. This repository's own.
+    From 0 (one prototype per digit) through 1 (all of the variability kept) upwards; higher means more variability
+    within a digit, rightly placed or not. This repository's own.
     """
     labels, reconstructions, images = _checked(labels, reconstructions, images)
     kept, originals = _squares_within(reconstructions, labels), _squares_within(images, labels)
@@ -204,10 +201,8 @@ def pca_code(train_images: Array, images: Array, dimensions: int) -> tuple[Array
 def measure(
     dataset: Dataset, codes: dict[str, tuple[Array, Array]], reconstructions: dict[str, Array], seed: int
 ) -> dict[str, dict[str, float]]:
-    """Return all measures of each representation: name -> measure -> value.
-
-    ``codes``: name -> train and test latents; ``reconstructions``: name -> reconstructed test images. The originals, as
-    their own reconstructions, show the best that there is.
+    """Return all measures of each representation: name -> measure -> value, from name -> its train and test latents and
+    name -> the test images reconstructed from them.
     """
     train_images, images = dataset.train.inputs.cpu().numpy(), dataset.test.inputs.cpu().numpy()
     train_labels, labels = dataset.train.targets.cpu().numpy(), dataset.test.targets.cpu().numpy()
@@ -227,10 +222,8 @@ def measure(
 
 
 def verdict(claim: str, panels: dict[str, tuple[str, str]], q1: dict[str, float], q3: dict[str, float]) -> str:
-    """Say whether a claim holds for these measures of Q1 and Q3, with the numbers. It holds if every comparison does.
-
-    ``panels``: measure -> its name, and how Q3 must compare with Q1: "higher", "lower" or "not lower", which is at
-    most 5 % lower.
+    """Say whether a claim holds for these measures of Q1 and Q3: it does if every comparison does. ``panels``: measure
+    -> its name, and how Q3 must compare with Q1, "higher", "lower" or "not lower" (at most 5 % lower).
     """
     comparisons = []
     for name, (words, wanted) in panels.items():

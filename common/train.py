@@ -47,10 +47,9 @@ def fit(
     ``matrix_learning_rate``, the weights between the first layer and the last are Muon's under that rate. The order of
     an epoch, and ``transform`` of its inputs if given, draw from generators made of ``seed`` and the epoch's number.
 
-    A record holds ``epoch``, ``step`` (training iterations so far), ``learning_rate``, ``train`` (each metric at
-    every step of the epoch) and under each name in ``held_out`` that split's metrics, by ``evaluate``.
-
-    Raises RunError when the loss is not finite, ValueError when nothing is trainable.
+    A record holds epoch, step (training iterations so far), learning_rate, train (each metric at every step of the
+    epoch) and under each name in ``held_out`` that split's metrics. Raises RunError when the loss is not finite,
+    ValueError when nothing is trainable.
     """
     steps = math.ceil(len(split) / batch_size)
     optimisers = _optimisers(model, learning_rate, matrix_learning_rate, weight_decay)
@@ -109,10 +108,7 @@ def _epoch(
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, loss_fn: LossFunction, split: Split) -> dict[str, float]:
-    """Return each metric of ``loss_fn`` averaged over the examples of ``split``, in evaluation mode, without gradients.
-
-    Every example weighs the same, whatever the size of the batch it falls in. The model's mode is left as it was.
-    """
+    """Return each metric of ``loss_fn``, a mean over the examples of ``split``, in evaluation mode, without gradients."""
     was_training = model.training
     model.eval()
     total = 0
@@ -164,9 +160,6 @@ def apply(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
 
 
 def encode(encoder: nn.Module, dataset: Dataset) -> Dataset:
-    """Return the dataset that a decoder trains on: latents (N, D) as inputs, the images as targets.
-
-    Done once for a frozen encoder, this saves its forward pass at every step.
-    """
+    """Return the dataset of a decoder on a frozen encoder: latents (N, D), computed once, and the images as targets."""
     splits = (dataset.train, dataset.validation, dataset.test)
     return Dataset(*(Split(apply(encoder, split.inputs), split.inputs) for split in splits), dataset.fingerprint)
