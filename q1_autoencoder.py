@@ -96,16 +96,15 @@ def figures(folder: Path, config: Config, history: list[dict], model: nn.Module,
 def main(config: Config) -> dict:
     """Load, build, train, save, reload, measure, plot; return the summary."""
     step = run.start(config, "q1_undo" if config.undo else "q1_autoencoder")
-    dataset = data.load(config.dataset, config.data_dir, step.device)
-    images = dataset.to_reconstruct()  # what is to come out is never warped
-
+    labelled = data.load(config.dataset, config.data_dir, step.device)
+    dataset = labelled.to_reconstruct()  # what is to come out are images, never warped
     model = build(config).to(step.device, memory_format=torch.channels_last)
     loss_fn = partial(loss, config=config)
     history = train.fit(
         model,
         loss_fn,
-        images.train,
-        images.held_out,
+        dataset.train,
+        dataset.held_out,
         epochs=config.undo_epochs if config.undo else config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
@@ -115,11 +114,8 @@ def main(config: Config) -> dict:
         transform=STRONG_WARP if config.undo else None,
     )
     refuse_collapse(history[-1]["validation"]["mse"], dataset)
-    checkpoint.save(step.folder / "model.safetensors", model, config, history[-1])
-
-    model = checkpoint.load(step.folder / "model.safetensors").model
-    model.to(step.device, memory_format=torch.channels_last)
-    metrics = train.evaluate(model, loss_fn, images.test)
+    model = checkpoint.reloaded(step.folder / "model.safetensors", model, config, history[-1])
+    metrics = train.evaluate(model, loss_fn, dataset.test)
     # What the error is to be compared with: one image for all, and the best linear code of as many numbers.
     train_images, test_images = dataset.train.inputs.cpu().numpy(), dataset.test.inputs.cpu().numpy()
     baselines = {
@@ -134,7 +130,7 @@ def main(config: Config) -> dict:
         errors = representation.errors(reconstructions, test_images)
         numbers += run.numbers(name, errors, "test", headline)
         answer += [f"{name}: MSE {errors['mse']:.4f}, L1 {errors['l1']:.4f}"]
-    titles = figures(step.folder, config, history, model, dataset.test)
+    titles = figures(step.folder, config, history, model, labelled.test)
     return step.finish(dataset.fingerprint, history, answer=answer, numbers=numbers, figures=titles)
 
 

@@ -96,7 +96,6 @@ def main(config: Config) -> dict:
     """Load, build, train, save, reload, measure, plot; return the summary."""
     step = run.start(config, "q2_classifier")
     dataset = data.load(config.dataset, config.data_dir, step.device)
-
     model = build(config).to(step.device, memory_format=torch.channels_last)
     loss_fn = partial(loss, config=config)
     history = train.fit(
@@ -111,10 +110,7 @@ def main(config: Config) -> dict:
         seed=config.seed,
         transform=warp if config.augment else None,
     )
-    checkpoint.save(step.folder / "model.safetensors", model, config, history[-1])
-
-    model = checkpoint.load(step.folder / "model.safetensors").model
-    model.to(step.device, memory_format=torch.channels_last)
+    model = checkpoint.reloaded(step.folder / "model.safetensors", model, config, history[-1])
     metrics = train.evaluate(model, loss_fn, dataset.test)
     metrics["averaged_accuracy"] = train.evaluate(Averaged(model, COPIES), loss_fn, dataset.test)["accuracy"]
     numbers = run.numbers("Q2", metrics, "test", ("accuracy", "averaged_accuracy"))

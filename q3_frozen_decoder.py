@@ -26,30 +26,21 @@ from common.models import Autoencoder, Classifier, Decoder, Encoder, digest, fro
 ROWS_SHOWN = 3  # images of each digit in comparison.png
 # Figure -> the claim, and measure -> its panel and how Q3 must compare with Q1 for the claim to hold.
 CLAIMS = {
-    "claim_a.png": (
-        "(a) Q1's latents keep how a digit was written, Q3's which digit it is",
-        {
-            "within_digit_variance_explained": ("variance within a digit\nexplained (1: all)", "lower"),
-            "slant_neighbours_r2": ("slant within a digit,\nneighbours, R²", "lower"),
-            "thickness_neighbours_r2": ("thickness within a digit,\nneighbours, R²", "lower"),
-            "linear_probe_accuracy": ("which digit, linear probe,\naccuracy", "higher"),
-        },
-    ),
-    "claim_b.png": (
-        "(b) Variability within a digit is higher in Q1",
-        {
-            "within_class_std_ratio": ("reconstructions: standard\ndeviation kept (1: all)", "lower"),
-            "latent_within_class_share": ("latents: within-digit\nshare of the variance", "lower"),
-        },
-    ),
-    "claim_c.png": (
-        "(c) Digits are at least about as well separated in Q3",
-        {
-            "reading_accuracy": ("reconstructions: accuracy\nof an independent reader", "not lower"),
-            "latent_silhouette": ("latents: silhouette\n(1: far apart)", "not lower"),
-        },
-    ),
-}
+    "claim_a.png": ("(a) Q1's latents keep how a digit was written, Q3's which digit it is", {
+        "within_digit_variance_explained": ("variance within a digit\nexplained (1: all)", "lower"),
+        "slant_neighbours_r2": ("slant within a digit,\nneighbours, R²", "lower"),
+        "thickness_neighbours_r2": ("thickness within a digit,\nneighbours, R²", "lower"),
+        "linear_probe_accuracy": ("which digit, linear probe,\naccuracy", "higher"),
+    }),
+    "claim_b.png": ("(b) Variability within a digit is higher in Q1", {
+        "within_class_std_ratio": ("reconstructions: standard\ndeviation kept (1: all)", "lower"),
+        "latent_within_class_share": ("latents: within-digit\nshare of the variance", "lower"),
+    }),
+    "claim_c.png": ("(c) Digits are at least about as well separated in Q3", {
+        "reading_accuracy": ("reconstructions: accuracy\nof an independent reader", "not lower"),
+        "latent_silhouette": ("latents: silhouette\n(1: far apart)", "not lower"),
+    }),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,9 +52,8 @@ class Config(run.Options):
 
 
 def build(config: Config, encoder: Encoder) -> Autoencoder:
-    """Put a new decoder, Q1's from the same initial weights, on an encoder that is frozen: it was made for another
-    purpose, and what it has kept for that is the question. Only the decoder trains.
-    """
+    """Put a new decoder, from Q1's initial weights, on a frozen encoder."""
+    # Frozen, since the question is what the encoder has kept that was trained for another purpose.
     sizes = dict(encoder.arguments)
     if config.wide:
         sizes |= {"channels": tuple(2 * width for width in sizes["channels"]), "hidden": 2 * sizes["hidden"]}
@@ -109,7 +99,6 @@ def main(config: Config) -> dict:
     if q1.model.encoder.arguments != sizes:
         raise run.InputError(f"got an encoder of {q1.model.encoder.arguments} in Q1, {sizes} in Q2: make them alike")
     dataset = data.load(config.dataset, config.data_dir, step.device)
-
     random = Encoder(**sizes, generator=run.generator(config.seed, "random encoder"))
     models = {"Q1": q1.model, "Q3": build(config, q2.model.encoder), "random encoder": build(config, random)}
     loss_fn = partial(loss, minimise=q1.config["loss"])
@@ -127,25 +116,22 @@ def main(config: Config) -> dict:
         if digest(model.encoder) != before:
             raise run.RunError(f"{name}: the frozen encoder changed in training; no result was written")
         refuse_collapse(histories[name][-1]["validation"]["mse"], dataset)
-    checkpoint.save(step.folder / "model.safetensors", models["Q3"], config, histories["Q3"][-1])
-
-    models["Q3"] = checkpoint.load(step.folder / "model.safetensors").model
-    models["Q3"].to(step.device, memory_format=torch.channels_last)
+    history = histories["Q3"]
+    models["Q3"] = checkpoint.reloaded(step.folder / "model.safetensors", models["Q3"], config, history[-1])
     reconstructions = {"original": dataset.test.inputs.cpu().numpy()}
     for name, model in models.items():
         reconstructions[name] = pixels(train.apply(model, dataset.test.inputs)).cpu().numpy()
     pca = f"PCA-{sizes['latent_dim']}"
-    both = dataset.train.inputs.cpu().numpy(), reconstructions["original"]
+    both = (dataset.train.inputs.cpu().numpy(), reconstructions["original"])
     *codes[pca], reconstructions[pca] = representation.pca_code(*both, sizes["latent_dim"])
     measures = representation.measure(dataset, codes, reconstructions, config.seed)
-
-    numbers = run.numbers("Q3", histories["Q3"][-1]["validation"], "validation")
+    numbers = run.numbers("Q3", history[-1]["validation"], "validation")
     headline = ("mse", "within_digit_variance_explained")
     for name, values in measures.items():
         numbers += run.numbers(name, values, "test", headline if name in histories else ())
     answer = [representation.verdict(*claim, measures["Q1"], measures["Q3"]) for claim in CLAIMS.values()]
-    titles = figures(step.folder, config, histories["Q3"], q1.config["loss"], reconstructions, measures, dataset.test)
-    return step.finish(dataset.fingerprint, histories["Q3"], answer=answer, numbers=numbers, figures=titles)
+    titles = figures(step.folder, config, history, q1.config["loss"], reconstructions, measures, dataset.test)
+    return step.finish(dataset.fingerprint, history, answer=answer, numbers=numbers, figures=titles)
 
 
 if __name__ == "__main__":

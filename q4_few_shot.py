@@ -128,7 +128,6 @@ def main(config: Config) -> dict:
 
     jobs = [(variant, subset) for variant in regimes for subset in subsets]
     outcomes = few_shot.side_by_side(train_one, jobs, step.device)
-
     # What accuracy and error are to be compared with: what the pixels of the same few images give.
     pca, test_images = f"PCA-{config.latent_dim} of the same images", test.inputs.cpu().numpy()
     for subset in subsets:

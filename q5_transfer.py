@@ -50,10 +50,8 @@ class Config(run.Options):
 
 
 def build(start: str, subset: Subset, encoders: dict[str, Encoder]) -> Classifier:
-    """Compose an encoder with a new head. Only where the encoder comes from, and whether it trains, differs: from
-    scratch as in Q4, Q1's (or that of its variant that undoes warps) and fine-tuned, or frozen, so that only the head
-    trains. A random frozen one shows what the weights of Q1 are worth beyond the architecture.
-    """
+    """Compose an encoder with a new head: only where the encoder comes from, and whether it trains, differs."""
+    # A random frozen one shows what the weights of Q1 are worth beyond the architecture.
     pretrained = encoders["undo" if start == "fine-tuned undo" else "Q1"]
     if start in ("scratch", "random frozen"):
         encoder = Encoder(**pretrained.arguments, generator=run.generator(subset.seed, "encoder"))
@@ -80,11 +78,8 @@ def figures(folder: Path, outcomes: Outcomes, labelled: int) -> dict[str, str]:
         "comparison.png": f"Q5: what Q1's encoder adds to {labelled} labelled images",
         "curve.png": "Q5: how many labels is pretraining worth? Without augmentation, mean and range of the subsets",
     }
-    panels = {
-        f"{start}, {regime}": outcomes[f"{start}, {regime}"]
-        for start in ("scratch", "fine-tuned")
-        for regime in REGIMES
-    }
+    ends = [f"{start}, {regime}" for start in ("scratch", "fine-tuned") for regime in REGIMES]
+    panels = {variant: outcomes[variant] for variant in ends}
     plots.plot_few_shot_curves(folder / "accuracy.png", panels, "accuracy", titles["accuracy.png"])
     rows = {variant: outcomes[variant] for variant in ("scratch, plain", "scratch, augmented", *VARIANTS)}
     plots.plot_dots(folder / "comparison.png", rows, titles["comparison.png"])
@@ -111,7 +106,6 @@ def main(config: Config) -> dict:
         "spread": Regime(config.spread_epochs * len(dataset.train), 256, rate, q4.weight_decay, STRONG_WARP),
     }
     loss_fn = partial(loss, config=q4)
-
     subsets = few_shot.subsets(train_labels, q4.shots, q4.subsets, config.seed)
     # Neighbours in the latents of Q1 and of its variant carry labels; those in PCA's are controls that need no network.
     spread_labels, shares = label_spreading.compare(dataset.train, encoders, subsets)
@@ -131,7 +125,6 @@ def main(config: Config) -> dict:
         larger = few_shot.subsets(train_labels, shots, q4.subsets, config.seed)[1:]
         jobs += [(f"{start}, {shots} per digit", subset) for subset in larger]
     outcomes |= few_shot.side_by_side(train_one, jobs, step.device)
-
     paired = [few_shot.compared(outcomes, after, before) for after, before in COMPARISONS]
     paired.append(few_shot.compared(outcomes, *COMPARISONS[-1], "averaged_accuracy"))
     answer = [few_shot.in_words(difference) for difference in paired]

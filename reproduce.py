@@ -85,9 +85,7 @@ def is_current(step: Step, config: Config, seed: int, fingerprint: str) -> bool:
 
 
 def run_step(step: Step, config: Config, seed: int) -> str:
-    """Run a step in a process of its own and return the first line of its answer. If it fails, it has said why, and
-    this process ends with its exit code.
-    """
+    """Run a step as a process and return the first line of its answer; if it fails, end with its exit code."""
     folder = report.seed_folder(config.output_dir, seed)
     _, script, *options = command(step, config, seed)
     line = [sys.executable, str(results.REPOSITORY / script), *options, "--device", config.device]
@@ -123,10 +121,7 @@ def main(config: Config) -> None:
     path = report.write(config.output_dir)
     print(f"{(time.perf_counter() - started) / 60:.1f} minutes; report: {path}")
     if config.check:
-        text, reproduced = check.compare(config.output_dir, results.REPOSITORY / "outputs" / "reference")
-        print(text)
-        if not reproduced:
-            raise run.RunError("not every number was reproduced")
+        check.main(check.Config(output_dir=config.output_dir))
 
 
 if __name__ == "__main__":

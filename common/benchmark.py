@@ -21,6 +21,8 @@ from common import data, download, run, train
 from common.losses import classification_scores, reconstruction_errors
 from common.models import Autoencoder, Classifier, Decoder, Encoder, Head, frozen
 
+TURNS = 5  # of each loop, after one that is not counted
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
@@ -30,8 +32,6 @@ class Config:
     """Where to compute; auto takes a GPU when there is one."""
     images: int = 6_400
     """Training images per turn, at most 55,000."""
-    rounds: int = 5
-    """Turns of each loop, after one that is not counted."""
 
 
 def loss_fn(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, dict]:
@@ -68,12 +68,12 @@ def main(config: Config) -> None:
         "classifier": (Classifier(Encoder(), Head()), dataset),
         "decoder, encoder frozen": (Autoencoder(encoder, Decoder()), train.encode(encoder, dataset)),
     }
-    print(f"{device}, {torch.get_num_threads()} threads, images/s, medians of {config.rounds} turns:")
+    print(f"{device}, {torch.get_num_threads()} threads, images/s, medians of {TURNS} turns:")
     for name, (model, examples) in contests.items():
         plain_turn = partial(plain_loop, model.to(device), loader, device)
         ours = copy.deepcopy(model.decoder if model.encoder is encoder else model).to(memory_format=torch.channels_last)
         our_turn = partial(train.fit, ours, loss_fn, examples.train[:images], {}, **settings)
-        turns = [(timeit(plain_turn, number=1), timeit(our_turn, number=1)) for _ in range(config.rounds + 1)]
+        turns = [(timeit(plain_turn, number=1), timeit(our_turn, number=1)) for _ in range(TURNS + 1)]
         plain_rate, our_rate = (images / statistics.median(seconds) for seconds in zip(*turns[1:], strict=True))
         print(f"{name:24} plain loop {plain_rate:6,.0f}   this loop {our_rate:6,.0f}   {our_rate / plain_rate:.1f}x")
 

@@ -2,8 +2,7 @@
 
 python -m common.check    # seconds; ends with 1 when a number lies outside its tolerance or is missing
 
-A number may lie from the published one, which is of seed 0, by 5 standard deviations over the published seeds and by
-at least 3 % of it, 0.3 points of an accuracy, 0.02 of an R^2 or a ratio. A run on 1 thread, not 2, keeps to these.
+A number may differ by 5 standard deviations over the published seeds, and by 3 %, 0.3 points or 0.02 (R^2, ratios).
 """
 
 import dataclasses
@@ -16,9 +15,7 @@ DEVIATIONS, FRACTION, POINTS, SHARE = 5, 0.03, 0.003, 0.02
 
 
 def compare(output_dir: Path, reference: Path) -> tuple[str, bool]:
-    """Compare the first seed's numbers in ``output_dir`` with those of seeds.json in ``reference``, and return a table
-    and whether all lie within their tolerance. Raises InputError when one of the two is not there.
-    """
+    """Compare seed 0's numbers with those of seeds.json in ``reference``; return a table and whether all are right."""
     remedy = "get that of the published run, the repository's outputs/reference"
     published = report.read_json(reference / "seeds.json", ("code_sha256", "numbers"), remedy)
     fresh = report.pool({step: by_seed[:1] for step, by_seed in report.read(output_dir).items()})

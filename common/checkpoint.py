@@ -42,12 +42,19 @@ def save(path: Path, model: nn.Module, options: Options, last_record: dict) -> N
     path.write_bytes(serialise_tensors(weights, {"checkpoint": json.dumps(content)}))
 
 
+def reloaded(path: Path, model: nn.Module, options: Options, last_record: dict) -> nn.Module:
+    """Save a model and return what its file gives, on the same device: numbers that are quoted are this one's."""
+    save(path, model, options, last_record)
+    return load(path).model.to(next(model.parameters()).device, memory_format=torch.channels_last)
+
+
 def load(path: Path, model_class: type[nn.Module] = nn.Module) -> Checkpoint:
     """Rebuild what ``save`` wrote. InputError when the file is missing, damaged, not ours or not of ``model_class``."""
     try:
         raw = path.read_bytes()
         weights = parse_tensors(raw)
-        content = json.loads(_metadata(raw)["checkpoint"])
+        header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])  # safetensors' format
+        content = json.loads(header["__metadata__"]["checkpoint"])
         if content.pop("sha256") != _digest(content, weights):
             raise ValueError("weights or description do not fit their sha256")
         model = _build(content["model"])
@@ -60,15 +67,8 @@ def load(path: Path, model_class: type[nn.Module] = nn.Module) -> Checkpoint:
         raise InputError(f"cannot use {path} ({type(error).__name__}: {reason}): run its script again") from error
 
 
-def _metadata(raw: bytes) -> dict[str, str]:
-    """Return the metadata of a safetensors file: its first 8 bytes say how long its header is, a JSON object."""
-    return json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])["__metadata__"]
-
-
 def _digest(content: dict[str, Any], weights: dict[str, torch.Tensor]) -> str:
-    total = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    total.update(models.digest(weights).encode())
-    return total.hexdigest()
+    return hashlib.sha256((json.dumps(content, sort_keys=True) + models.digest(weights)).encode()).hexdigest()
 
 
 def _describe(value: Any) -> Any:

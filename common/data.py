@@ -56,11 +56,11 @@ class Dataset:
 
 
 def load(dataset: str, data_dir: Path, device: torch.device | str = "cpu") -> Dataset:
-    """Load ``dataset`` ("mnist", "fashion-mnist", "kmnist", "qmnist"), fetching what is missing into ``data_dir``.
+    """Load ``dataset``, fetching what is missing into ``data_dir``; InputError when the files cannot be had.
 
     The 60,000 training images give 55,000 train and 5,000 validation images, the same for every script and seed:
     validation is drawn from all but the first 100, and train keeps the order of the file, so that its first 100 are the
-    report's few examples. The test split has 10,000 images. Raises InputError when the files cannot be had.
+    report's few examples. The test split has 10,000 images.
     """
     try:
         files, _ = download.prepare(dataset, data_dir)
@@ -79,10 +79,7 @@ def load(dataset: str, data_dir: Path, device: torch.device | str = "cpu") -> Da
 
 
 def batches(split: Split, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield index tensors (B,) int64 that together visit ``split`` once, in an order drawn from ``generator``.
-
-    The last batch is ragged: it holds the remainder when ``batch_size`` does not divide the number of images.
-    """
+    """Yield indices (B,) int64 that visit ``split`` once, in an order from ``generator``; the last are the rest."""
     yield from torch.randperm(len(split), generator=generator).to(split.inputs.device).split(batch_size)
 
 
@@ -95,9 +92,7 @@ def balanced(labels: Tensor, shots: int, seed: int) -> Tensor:
     for digit in range(10):
         members = torch.nonzero(labels.cpu() == digit).flatten()
         if shots > len(members):
-            raise InputError(
-                f"--shots: got {shots}, expected 1 to {len(members)}, the training images of digit {digit}"
-            )
+            raise InputError(f"--shots: got {shots}, expected 1 to {len(members)}, the images of digit {digit}")
         order = torch.randperm(len(members), generator=generator(seed, f"balanced draw/{digit}"))
         columns.append(members[order[:shots]])
     return torch.stack(columns, dim=1).flatten()  # (shots, 10) -> (10 * shots,)
@@ -110,13 +105,11 @@ def first_of_each_digit(labels: Tensor) -> Tensor:
 
 def _parse(content: bytes) -> Tensor:
     """Read the IDX format: two zero bytes, a type code, the number of dimensions, the dimensions, the values."""
-    type_code, dimensions = content[2], content[3]
+    is_int32, dimensions = content[2] == download.INT32, content[3]
     shape = struct.unpack_from(f">{dimensions}I", content, 4)
-    values = numpy.frombuffer(content, ">i4" if type_code == download.INT32 else "u1", offset=4 + 4 * dimensions)
-    values = values.reshape(shape)
-    if type_code == download.INT32:
-        values = values[:, 0].astype(numpy.int64)  # QMNIST's labels are rows of eight numbers, the class first
-    return torch.from_numpy(values.copy())
+    values = numpy.frombuffer(content, ">i4" if is_int32 else "u1", offset=4 + 4 * dimensions).reshape(shape)
+    # QMNIST's labels are rows of eight numbers, the class first.
+    return torch.from_numpy(values[:, 0].astype(numpy.int64) if is_int32 else values.copy())
 
 
 def _split(images: Tensor, labels: Tensor, device: torch.device | str) -> Split:

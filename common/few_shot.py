@@ -56,39 +56,31 @@ Outcomes = dict[str, dict[str, Outcome]]
 
 
 def subsets(labels: Tensor, shots: int, count: int, seed: int) -> list[Subset]:
-    """Return `first`, the first 10 * ``shots`` training images, then ``count`` class-balanced random subsets with
-    ``shots`` images per digit. InputError if a digit has fewer.
-    """
-    chosen = [Subset("first", 1000 * seed, torch.arange(10 * shots))]
-    for number in range(1, count + 1):
-        subset_seed = 1000 * seed + number
-        chosen.append(Subset(f"subset {number}", subset_seed, data.balanced(labels, shots, subset_seed)))
-    return chosen
+    """Return `first`, the first training images, then ``count`` class-balanced subsets of ``shots`` per digit."""
+    first = Subset("first", 1000 * seed, torch.arange(10 * shots))
+    seeds = {f"subset {number}": 1000 * seed + number for number in range(1, count + 1)}
+    return [
+        first,
+        *(Subset(name, its_seed, data.balanced(labels, shots, its_seed)) for name, its_seed in seeds.items()),
+    ]
 
 
 def fit(
     model: nn.Module, loss_fn: train.LossFunction, examples: Split, few: Split, test: Split, regime: Regime, seed: int
 ) -> list[dict]:
     """Train ``model`` in place on ``examples`` and return its history, with metrics on ``few``, the labelled ones, as
-    "labelled" and on the first 2,000 of ``test``: the gap between the two is over-fitting.
-
-    Few examples are repeated, so that an epoch of ``train.fit``, after which it evaluates, is an eighth of the training
-    and not a few iterations. Raises RunError if a frozen encoder has changed nevertheless.
+    "labelled" and on the first 2,000 of ``test``: the gap between the two is over-fitting. Few examples are repeated,
+    so that an epoch of ``train.fit`` is an eighth of the training. RunError if a frozen encoder has changed anyhow.
     """
-    before = digest(model.encoder)
-    repeats = max(1, round(regime.images / EVALUATIONS / len(examples)))
-    history = train.fit(
-        model,
-        loss_fn,
+    before, settings = digest(model.encoder), regime._asdict()
+    images = settings.pop("images")
+    repeats = max(1, round(images / EVALUATIONS / len(examples)))
+    epochs = max(1, round(images / len(examples) / repeats))
+    repeated, held_out = (
         examples[torch.arange(len(examples)).repeat(repeats)],
         {"labelled": few, "test": test[:CURVE_IMAGES]},
-        epochs=max(1, round(regime.images / len(examples) / repeats)),
-        batch_size=regime.batch_size,
-        learning_rate=regime.learning_rate,
-        weight_decay=regime.weight_decay,
-        seed=seed,
-        transform=regime.transform,
     )
+    history = train.fit(model, loss_fn, repeated, held_out, epochs=epochs, seed=seed, **settings)
     if not any(weight.requires_grad for weight in model.encoder.parameters()) and digest(model.encoder) != before:
         raise run.RunError("the frozen encoder changed in training; no result was written")
     return history
@@ -98,12 +90,9 @@ def measured(
     folder: Path, variant: str, subset: Subset, model: nn.Module, history: list[dict], loss_fn: train.LossFunction,
     dataset: Dataset, config: run.Options, averaged: bool = False,
 ) -> Outcome:  # fmt: skip
-    """Save the model to ``folder``, load it again and measure it on its "labelled" examples, on "validation" and on
-    "test"; with ``averaged`` also a classifier's accuracy on "test", its answers averaged over warps of each image.
-    """
+    """Save, reload and measure a model on "labelled", "validation" and "test" images, ``averaged`` over warps too."""
     path = folder / (re.sub(r"[^a-z0-9]+", "_", f"{variant} {subset.name}") + ".safetensors")
-    checkpoint.save(path, model, config, history[-1])
-    saved = checkpoint.load(path).model.to(dataset.test.inputs.device, memory_format=torch.channels_last)
+    saved = checkpoint.reloaded(path, model, config, history[-1])
     splits = {"labelled": dataset.train[subset.indices]} | dataset.held_out
     metrics = {name: train.evaluate(saved, loss_fn, split) for name, split in splits.items()}
     if averaged:
@@ -149,9 +138,7 @@ def overfitting(variant: str, by_subset: dict[str, Outcome], measure: str = "acc
 
 
 def numbers(outcomes: Outcomes, headline: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """Return all metrics as entries of summary.json, of the balanced subsets by variant and of `first` apart; the test
-    accuracy of the variants in ``headline`` opens the report.
-    """
+    """Return all metrics as entries of ``run.numbers``; ``headline`` names variants whose test accuracy is one."""
     entries = []
     for variant, by_subset in outcomes.items():
         for split, metrics in next(iter(by_subset.values())).metrics.items():
@@ -191,9 +178,7 @@ def records(outcomes: Outcomes) -> list[dict]:
 
 
 def read(folder: Path, **expected: Any) -> tuple[Outcomes, SimpleNamespace]:
-    """Return the outcomes of q4_few_shot.py's finished run in ``folder``, and its options, for Q5 to follow. InputError
-    if one of these is not as expected (seed=0).
-    """
+    """Return the outcomes of Q4's finished run, and its options; InputError if one is not as expected (seed=0)."""
     options = SimpleNamespace(**results.read_config(folder)["options"])
     for name, value in expected.items():
         if (other := getattr(options, name)) != value:

@@ -1,14 +1,12 @@
 """The encoder every question shares, its mirror image, and the two models built from them.
 
-Images are (B, 1, 28, 28) float32 in [0, 1]. The sizes follow the report: three 3x3 stride-2 padding-1
-convolutions, 28 -> 14 -> 7 -> 4, each with ReLU on its output, then two linear layers. ``hidden_relu`` puts one
-between the two as well, of which the report says nothing: without it they are a single linear map of low rank.
-
-Initialisation: weights are normal with variance gain / fan-in and biases are zero, where fan-in counts the terms
-summed into one output, and gain is 2 for a layer followed by ReLU (He et al. 2015, eq. 10) and 1 for the others.
-A stride-2 transposed convolution sums k*k/4 terms per input channel, a quarter of what PyTorch's initialisers assume.
-
-ReLU works in place, which makes a training step a few per cent faster: no layer here needs its output again.
+Images are (B, 1, 28, 28) float32 in [0, 1]; a batch of a wrong shape or dtype raises ValueError. The sizes follow the
+report: three 3x3 stride-2 padding-1 convolutions, 28 -> 14 -> 7 -> 4, each with ReLU on its output (in place, a few per
+cent faster), then two linear layers. ``hidden_relu`` puts one between these as well, of which the report says nothing:
+without it they are a single linear map of low rank.
+Weights come from ``generator`` (torch's global one if None), normal with variance gain / fan-in: the terms summed into
+one output, and a gain of 2 for a layer followed by ReLU (He et al. 2015, eq. 10) and 1 for the others. A stride-2
+transposed convolution sums k*k/4 terms per input channel, a quarter of what PyTorch assumes. Biases are zero.
 """
 
 import hashlib
@@ -23,24 +21,28 @@ FEATURE_SIZE = 4  # side of the last feature map: 28 -> 14 -> 7 -> 4
 CLASSES = 10
 
 
-class Encoder(nn.Module):
-    """Map images (B, 1, 28, 28) to latents (B, latent_dim).
-
-    Weights are drawn from ``generator`` (torch's global one if None). Raises ValueError for a wrong shape or dtype.
-    """
+class _Mirrored(nn.Module):
+    """The constructor of Encoder and of Decoder, which add the layers."""
 
     def __init__(
         self,
         latent_dim: int = 12,
-        channels=(16, 32, 64),
+        channels: tuple[int, int, int] = (16, 32, 64),
         hidden: int = 128,
         hidden_relu: bool = True,
         *,
-        generator=None,
+        generator: torch.Generator | None = None,
     ):
         super().__init__()
-        sizes = {"latent_dim": latent_dim, "channels": tuple(channels), "hidden": hidden, "hidden_relu": hidden_relu}
-        self.arguments, (first, second, third) = sizes, channels
+        self.arguments = dict(latent_dim=latent_dim, channels=tuple(channels), hidden=hidden, hidden_relu=hidden_relu)
+        self._build(latent_dim, *channels, hidden, nn.ReLU(inplace=True) if hidden_relu else nn.Identity())
+        _initialise(self, generator)
+
+
+class Encoder(_Mirrored):
+    """Map images (B, 1, 28, 28) to latents (B, latent_dim)."""
+
+    def _build(self, latent_dim: int, first: int, second: int, third: int, hidden: int, between: nn.Module) -> None:
         self.convolutions = nn.Sequential(
             nn.Conv2d(1, first, 3, stride=2, padding=1),  # (B, 16, 14, 14)
             nn.ReLU(inplace=True),
@@ -49,40 +51,20 @@ class Encoder(nn.Module):
             nn.Conv2d(second, third, 3, stride=2, padding=1),  # (B, 64, 4, 4)
             nn.ReLU(inplace=True),
         )
-        self.linear = nn.Sequential(
-            nn.Linear(third * FEATURE_SIZE**2, hidden),
-            nn.ReLU(inplace=True) if hidden_relu else nn.Identity(),
-            nn.Linear(hidden, latent_dim),
-        )
-        _initialise(self, generator)
+        self.linear = nn.Sequential(nn.Linear(third * FEATURE_SIZE**2, hidden), between, nn.Linear(hidden, latent_dim))
 
     def forward(self, images: Tensor) -> Tensor:
         _check("Encoder", images, IMAGE_SHAPE)
         return self.linear(self.convolutions(images).flatten(1))
 
 
-class Decoder(nn.Module):
-    """Map latents (B, latent_dim) to the logits of images (B, 1, 28, 28): the exact mirror of Encoder.
+class Decoder(_Mirrored):
+    """Map latents (B, latent_dim) to the logits of images (B, 1, 28, 28), see ``pixels``: the mirror of Encoder."""
 
-    ``pixels`` turns the logits into pixels. Weights are drawn from ``generator`` (torch's global one if None).
-    Raises ValueError for a wrong shape or dtype.
-    """
-
-    def __init__(
-        self,
-        latent_dim: int = 12,
-        channels=(16, 32, 64),
-        hidden: int = 128,
-        hidden_relu: bool = True,
-        *,
-        generator=None,
-    ):
-        super().__init__()
-        sizes = {"latent_dim": latent_dim, "channels": tuple(channels), "hidden": hidden, "hidden_relu": hidden_relu}
-        self.arguments, (first, second, third) = sizes, channels
+    def _build(self, latent_dim: int, first: int, second: int, third: int, hidden: int, between: nn.Module) -> None:
         self.linear = nn.Sequential(
             nn.Linear(latent_dim, hidden),
-            nn.ReLU(inplace=True) if hidden_relu else nn.Identity(),
+            between,
             nn.Linear(hidden, third * FEATURE_SIZE**2),
             nn.ReLU(inplace=True),
             nn.Unflatten(1, (third, FEATURE_SIZE, FEATURE_SIZE)),  # (B, 64, 4, 4)
@@ -94,7 +76,6 @@ class Decoder(nn.Module):
             nn.ReLU(inplace=True),
             nn.ConvTranspose2d(first, 1, 3, stride=2, padding=1, output_padding=1),  # (B, 1, 28, 28)
         )
-        _initialise(self, generator)
 
     def forward(self, latents: Tensor) -> Tensor:
         _check("Decoder", latents, (self.arguments["latent_dim"],))
@@ -145,10 +126,7 @@ class Classifier(nn.Module):
 
 
 def frozen(module: nn.Module) -> nn.Module:
-    """Freeze a module in place and return it: no gradients, and evaluation mode that a parent's train() leaves alone.
-
-    The proof is ``digest(module)`` before and after training: equal, or it was not frozen.
-    """
+    """Freeze a module in place and return it: no gradients, and evaluation mode, which train() leaves alone."""
     module.requires_grad_(False).eval()
     module.train = MethodType(lambda self, mode=True: self, module)
     return module
@@ -156,40 +134,32 @@ def frozen(module: nn.Module) -> nn.Module:
 
 def digest(weights: nn.Module | dict[str, Tensor]) -> str:
     """Return the sha256 over the names, shapes and bits of all parameters and buffers, in hexadecimal."""
-    if isinstance(weights, nn.Module):
-        weights = weights.state_dict()
+    tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
     total = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
+    for name, tensor in sorted(tensors.items()):
         values = tensor.detach().cpu().contiguous()
-        total.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode())
-        total.update(values.numpy().tobytes())
+        total.update(f"{name} {tuple(values.shape)} {values.dtype}\n".encode() + values.numpy().tobytes())
     return total.hexdigest()
 
 
 def fan_in(layer: nn.Module) -> float | None:
     """Return how many terms the layer sums into one output, None for a layer without such a sum."""
-    if isinstance(layer, nn.Linear):
-        return layer.in_features
     if isinstance(layer, nn.ConvTranspose2d):
-        return layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
-    if isinstance(layer, nn.Conv2d):
-        return layer.in_channels * math.prod(layer.kernel_size)
-    return None
+        return layer.weight[:, 0].numel() / math.prod(layer.stride)
+    return layer.weight[0].numel() if isinstance(layer, (nn.Linear, nn.Conv2d)) else None
 
 
 def _initialise(module: nn.Module, generator: torch.Generator | None) -> None:
     layers = [layer for layer in module.modules() if not list(layer.children())]
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
         if terms := fan_in(layer):
-            gain = 2 if isinstance(following, nn.ReLU) else 1
-            nn.init.normal_(layer.weight, std=math.sqrt(gain / terms), generator=generator)
+            variance = (2 if isinstance(following, nn.ReLU) else 1) / terms
+            nn.init.normal_(layer.weight, std=math.sqrt(variance), generator=generator)
             nn.init.zeros_(layer.bias)
 
 
 def _check(name: str, batch: Tensor, shape: tuple[int, ...]) -> None:
     if batch.shape[1:] != shape or batch.dtype != torch.float32:
-        expected = ", ".join(map(str, ("B", *shape)))
-        raise ValueError(
-            f"{name}: got {tuple(batch.shape)} {batch.dtype}, expected ({expected}) torch.float32:"
-            " reshape or convert the batch, or build the model with other sizes"
-        )
+        got, expected = f"{tuple(batch.shape)} {batch.dtype}", ", ".join(map(str, ("B", *shape)))
+        advice = "reshape or convert the batch, or build the model with other sizes"
+        raise ValueError(f"{name}: got {got}, expected ({expected}) torch.float32: {advice}")

@@ -17,18 +17,13 @@ from torch import Tensor
 
 from common.run import UNITS
 
-SPLIT_COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
+SPLIT_COLOURS = {"train": "#0072B2", "labelled": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
 SERIES_COLOURS = ["#0072B2", "#D55E00", "#999999", "#CC79A7"]
 BAR_COLOURS = {"Q1": "#0072B2", "Q3": "#D55E00", "random encoder": "#999999", "PCA": "#CC79A7"}
 # Ten digits need ten colours, more than any colour-blind safe palette keeps apart: points are drawn as digits too.
 DIGIT_COLOURS = matplotlib.colormaps["tab10"].colors
 STYLE = {"axes.axisbelow": True, "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False}
-STYLE |= {
-    "grid.alpha": 0.3,
-    "image.cmap": "gray_r",
-    "legend.frameon": False,
-    "savefig.dpi": 150,
-}  # gray_r: ink on paper
+STYLE |= {"grid.alpha": 0.3, "image.cmap": "gray_r", "legend.frameon": False, "savefig.dpi": 150}  # gray_r: ink
 SMOOTHING = 0.02  # width of the moving average, as a fraction of all training iterations
 
 
@@ -43,9 +38,7 @@ def _figure(path: Path, width: float, height: float, title: str) -> Iterator[Fig
 
 
 def plot_curves(path: Path, history: list[dict], metric: str, title: str) -> None:
-    """Plot ``metric`` over training iterations, from what ``train.fit`` returns: every step (light), its moving
-    average, validation and test. The axis is logarithmic, or for accuracy in per cent.
-    """
+    """Plot ``metric`` over the iterations of ``train.fit``: every step, its moving average, validation and test."""
     percent = metric == "accuracy"
     steps = numpy.concatenate([record["train"][metric] for record in history])
     width = max(1, round(SMOOTHING * len(steps)))
@@ -73,10 +66,9 @@ def plot_curves(path: Path, history: list[dict], metric: str, title: str) -> Non
 
 
 def plot_few_shot_curves(path: Path, panels: dict[str, dict[str, Any]], metric: str, title: str) -> None:
-    """Plot ``metric`` over training iterations on labelled and on test images, a panel for each variant, on one scale.
-
-    A variant maps to the outcomes of ``few_shot`` by subset: the first balanced one is thick, and the panel's title
-    says its last values and their gap; `first`, which is not balanced, is left out. Axes as in ``plot_curves``.
+    """Plot ``metric`` over training iterations on labelled and on test images, a panel for each variant, on one scale
+    as in ``plot_curves``, from variant -> subset -> outcome of ``few_shot``. The first balanced subset is thick, and
+    the panel's title says its last values and their gap; `first`, which is not balanced, is left out.
     """
     percent, columns = metric == "accuracy", min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -85,12 +77,11 @@ def plot_few_shot_curves(path: Path, panels: dict[str, dict[str, Any]], metric: 
         for (name, by_subset), axes in zip(panels.items(), grid.flat, strict=True):
             histories = [outcome.history for subset, outcome in by_subset.items() if subset != "first"]
             for number, history in reversed(list(enumerate(histories))):  # the thick one last, on top
-                for split, label in (("labelled", "labelled images"), ("test", "test images")):
-                    look = {"linewidth": 0.8, "alpha": 0.5} if number else {"linewidth": 2.2}
-                    look["color"] = SPLIT_COLOURS["train" if split == "labelled" else "test"]
-                    look["label"] = f"{label}, {'other subsets' if number else 'subset 1'}"
-                    steps, values = zip(*((record["step"], record[split][metric]) for record in history), strict=True)
-                    axes.plot(steps, values, **look)
+                look = {"linewidth": 0.8, "alpha": 0.5} if number else {"linewidth": 2.2}
+                steps, which = [record["step"] for record in history], "other subsets" if number else "subset 1"
+                for split in ("labelled", "test"):
+                    values = [record[split][metric] for record in history]
+                    axes.plot(steps, values, color=SPLIT_COLOURS[split], label=f"{split} images, {which}", **look)
             train, test = (histories[0][-1][split][metric] for split in ("labelled", "test"))
             if percent:
                 numbers = f"labelled {train:.1%}, test {test:.1%}: over-fitting by {100 * (train - test):.1f} points"
@@ -113,18 +104,15 @@ def plot_label_curve(path: Path, shots: Sequence[int], series: dict[str, list[li
             accuracies = numpy.array(by_shots)
             axes.plot(shots, accuracies.mean(1), color=colour, marker=marker, label=name)
             axes.fill_between(shots, accuracies.min(1), accuracies.max(1), color=colour, alpha=0.2, linewidth=0)
-        axes.set_xscale("log")
-        axes.set_xticks(shots, [str(number) for number in shots])
+        axes.set(xscale="log", xlabel="labelled images per digit", ylabel="accuracy on test images")
+        axes.set_xticks(shots, map(str, shots))
         axes.minorticks_off()
-        axes.set(xlabel="labelled images per digit", ylabel="accuracy on test images")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.legend(loc="lower right")
 
 
 def plot_dots(path: Path, rows: dict[str, dict[str, Any]], title: str) -> None:
-    """Plot a row for each name, from the outcomes of ``few_shot`` by subset: test accuracies of the balanced ones as
-    dots, their mean as a line, in words with the standard deviation, and that of `first` as a hollow diamond.
-    """
+    """Plot a row per variant, from ``few_shot``'s outcomes: a dot per balanced subset, their mean, `first` hollow."""
     with _figure(path, 7.5, 0.42 * len(rows) + 1.6, title) as figure:
         axes = figure.subplots()
         for height, by_subset in enumerate(rows.values()):
@@ -133,8 +121,8 @@ def plot_dots(path: Path, rows: dict[str, dict[str, Any]], title: str) -> None:
             axes.plot(values, [height] * len(values), "o", color=SERIES_COLOURS[0], alpha=0.6, label="balanced subset")
             mean, deviation = numpy.mean(values), numpy.std(values, ddof=1)
             axes.plot([mean, mean], [height - 0.3, height + 0.3], color="black", linewidth=1.5, label="their mean")
-            hollow = {"markerfacecolor": "none", "color": SERIES_COLOURS[1], "label": "first training images, as many"}
-            axes.plot(first, height, "D", **hollow)
+            look = {"fillstyle": "none", "color": SERIES_COLOURS[1], "label": "first training images, as many"}
+            axes.plot(first, height, "D", **look)
             text, beside = f"{mean:.1%} ± {100 * deviation:.1f}", ("axes fraction", "data")
             axes.annotate(text, (1.01, height), xycoords=beside, va="center", fontsize=9)
         axes.set_yticks(range(len(rows)), rows)
@@ -145,57 +133,47 @@ def plot_dots(path: Path, rows: dict[str, dict[str, Any]], title: str) -> None:
 
 
 def plot_reconstructions(path: Path, blocks: list[dict[str, Tensor]], labels: Tensor, title: str) -> None:
-    """Plot a column per label (C,), and blocks of rows: name -> images (C, 1, 28, 28) in [0, 1] on the CPU, the
-    originals first, then reconstructions with their L1 errors per pixel.
-    """
+    """Plot blocks of rows: name -> images (C, 1, 28, 28) in [0, 1] on the CPU, the originals, then reconstructions."""
     rows = [(name, images, next(iter(block.values()))) for block in blocks for name, images in block.items()]
-    columns = len(labels)
-    with _figure(path, 0.95 * columns + 0.9, 1.1 * len(rows) + 0.5, title) as figure:
-        grid = figure.subplots(len(rows), columns, squeeze=False)
+    with _figure(path, 0.95 * len(labels) + 0.9, 1.1 * len(rows) + 0.5, title) as figure:
+        grid = figure.subplots(len(rows), len(labels), squeeze=False)
         for axes, label in zip(grid[0], labels, strict=True):
             axes.set_title(f"{int(label)}")
         for line, (name, images, originals) in zip(grid, rows, strict=True):
             line[0].set_ylabel(name)
             for axes, image, original in zip(line, images, originals, strict=True):
-                _image(axes, image)
-                if images is not originals:
-                    axes.set_xlabel(f"L1 {(image - original).abs().mean():.3f}", fontsize=8, labelpad=2)
+                _image(axes, image, below="" if images is originals else f"L1 {(image - original).abs().mean():.3f}")
 
 
 def plot_latents(path: Path, projections: dict[str, NDArray], labels: NDArray, title: str) -> None:
     """Plot 2-D projections (name -> (N, 2)) side by side, each image as a small digit in its digit's colour."""
     with _figure(path, 5.2 * len(projections), 5.2, title) as figure:
         grid = figure.subplots(1, len(projections), squeeze=False)[0]
+        outline = patheffects.withStroke(linewidth=3, foreground="white")
+        look = {"fontsize": 20, "weight": "bold", "ha": "center", "va": "center", "path_effects": [outline]}
         for axes, (name, points) in zip(grid, projections.items(), strict=True):
             for digit, colour in enumerate(DIGIT_COLOURS):
                 members = points[labels == digit]
                 axes.scatter(*members.T, marker=f"${digit}$", color=colour, s=22, linewidths=0.2, alpha=0.8)
-            for digit, colour in enumerate(DIGIT_COLOURS):  # on top
-                centre = numpy.median(points[labels == digit], axis=0)
-                outline = patheffects.withStroke(linewidth=3, foreground="white")
-                look = {"fontsize": 20, "weight": "bold", "ha": "center", "va": "center", "path_effects": [outline]}
-                axes.text(*centre, str(digit), color=colour, **look)
+                axes.text(*numpy.median(members, axis=0), str(digit), color=colour, **look)
             axes.set(title=name, xticks=[], yticks=[])
             axes.spines[:].set_visible(True)
 
 
 def plot_confusion(path: Path, counts: NDArray, title: str) -> None:
-    """Plot counts (K, K), rows the true class, columns the predicted one. Colour shows mistakes only, as share of the
-    row, so that the diagonal does not drown them.
-    """
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    mistakes = numpy.where(numpy.eye(len(counts), dtype=bool), numpy.nan, 100 * shares)
+    """Plot counts (K, K), rows the true class, columns the predicted one, mistakes coloured by their share of a row."""
+    mistakes = 100 * (counts / counts.sum(axis=1, keepdims=True))
+    numpy.fill_diagonal(mistakes, numpy.nan)
+    dark = mistakes > 0.6 * numpy.nanmax(mistakes)
+    colours = numpy.select([numpy.eye(len(counts), dtype=bool), dark], ["#0072B2", "white"], "black")
     with _figure(path, 6.4, 5.4, title) as figure:
         axes = figure.subplots()
         coloured = axes.imshow(mistakes, cmap="Oranges", vmin=0)
-        for true, predicted in numpy.ndindex(*counts.shape):
-            if count := counts[true, predicted]:
-                dark = true != predicted and mistakes[true, predicted] > 0.6 * numpy.nanmax(mistakes)
-                colour = "white" if dark else "#0072B2" if true == predicted else "black"
-                axes.text(predicted, true, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)
+        for true, predicted in numpy.argwhere(counts):
+            text, colour = f"{counts[true, predicted]:,}", colours[true, predicted]
+            axes.text(predicted, true, text, ha="center", va="center", fontsize=8, color=colour)
         axes.grid(False)
-        ticks = range(len(counts))
-        axes.set(xlabel="predicted digit", ylabel="true digit", xticks=ticks, yticks=ticks)
+        axes.set(xlabel="predicted digit", ylabel="true digit", xticks=range(len(counts)), yticks=range(len(counts)))
         figure.colorbar(coloured, label="mistakes, % of the true digit's images")
 
 
@@ -203,13 +181,11 @@ def plot_mistakes(path: Path, images: Tensor, labels: Tensor, predicted: Tensor,
     """Plot images (N, 1, 28, 28) eight in a row, with labels, predictions and their probabilities (N,), on the CPU."""
     rows = max(1, -(-len(images) // 8))
     with _figure(path, 9.2, 1.6 * rows + 0.5, title) as figure:
-        grid = figure.subplots(rows, 8, squeeze=False).flat
-        # grid last: zip ends at the images and takes no axes too many
-        for image, label, prediction, confidence, axes in zip(images, labels, predicted, sure, grid):  # noqa: B905
-            _image(axes, image)
+        shown, left_over = numpy.split(figure.subplots(rows, 8, squeeze=False).ravel(), [len(images)])
+        for axes, image, label, prediction, confidence in zip(shown, images, labels, predicted, sure, strict=True):
+            _image(axes, image, below=f"{confidence:.1%} sure")
             axes.set_title(f"{int(label)} read as {int(prediction)}", fontsize=9)
-            axes.set_xlabel(f"{confidence:.1%} sure", fontsize=8, labelpad=2)
-        for axes in grid:  # what the images left over
+        for axes in left_over:
             axes.set_axis_off()
 
 
@@ -223,10 +199,9 @@ def plot_bars(path: Path, panels: dict[str, dict[str, float]], title: str, refer
                 lines[reference] = axes.axhline(series[reference], color="black", linestyle="--", linewidth=0.8)
             colours = [BAR_COLOURS.get(model, BAR_COLOURS["PCA"]) for model in values]
             bars = axes.bar(range(len(values)), values.values(), color=colours)
-            axes.bar_label(bars, [f"{height:.3g}" for height in values.values()], fontsize=8, padding=1)
-            axes.margins(y=0.15)
+            axes.bar_label(bars, fmt="{:.3g}", fontsize=8, padding=1)
+            axes.set(xticks=[], ymargin=0.15)
             axes.set_title(name, fontsize=9)
-            axes.set_xticks([])
             axes.tick_params(labelsize=8)
         handles = lines | dict(zip(values, bars.patches, strict=True))
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
@@ -239,19 +214,15 @@ def _legend_below(figure: Figure, axes: Axes, columns: int) -> None:
 
 
 def _log_axis(axes: Axes) -> None:
+    """Make the y axis logarithmic, with plain decimals at 1, 2, 3 and 5 of each power of ten."""
+    plain = FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "1235" else "")
     axes.set_yscale("log")
-    for formatted in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        formatted(FuncFormatter(_plain_tick))
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(plain)
 
 
-def _plain_tick(value: float, position: int) -> str:
-    """Label a logarithmic axis in plain decimals at 1, 2, 3 and 5 of each power of ten."""
-    return f"{value:g}" if f"{value:.0e}"[0] in "1235" else ""
-
-
-def _image(axes: Axes, image: Tensor) -> None:
+def _image(axes: Axes, image: Tensor, below: str) -> None:
     axes.imshow(image[0].numpy(), vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set(visible=True, color="#BBBBBB", linewidth=0.5)
+    axes.set_xlabel(below, fontsize=8, labelpad=2)
+    axes.spines[:].set(visible=True, color="#BBBBBB", linewidth=0.5)

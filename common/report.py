@@ -91,13 +91,9 @@ def _independent(number: dict[str, Any]) -> list[float]:
     return by_seed[0] if len(by_seed) == 1 else [statistics.fmean(values) for values in by_seed]
 
 
-def _all_values(number: dict[str, Any]) -> list[float]:
-    return [value for of_seed in number["values"].values() for value in of_seed]
-
-
 def summarise(number: dict[str, Any]) -> dict[str, Any]:
     """Return a number of ``pool`` with mean, std (None for one value or equal ones) and n of all its values."""
-    values = _all_values(number)
+    values = [value for of_seed in number["values"].values() for value in of_seed]
     mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
     return number | {"mean": mean, "std": std if std > EQUAL * abs(mean) else None, "n": len(values)}
 
@@ -123,7 +119,7 @@ def write(output_dir: Path) -> Path:
         numbers=numbers,
         sections=[_section(step, first, numbers) for step, first in firsts.items()],
         paired=pooled["paired"],
-        environment={  # of each step
+        environment={
             "dataset": [config["options"]["dataset"] for config in configs],
             "versions": [", ".join(map(" ".join, config["versions"].items())) for config in configs],
             "device, threads": [f"{config['device']}, {config['threads']}" for config in configs],

@@ -7,6 +7,7 @@ compared between networks. Other shapes and classes, and values that are not fin
 
 import numpy
 from numpy.typing import NDArray as Array
+from sklearn.base import RegressorMixin
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import silhouette_score
@@ -19,6 +20,9 @@ from common import reader
 from common.data import Dataset
 from common.models import CLASSES, IMAGE_SHAPE
 
+Coded = tuple[Array, Array]  # latents and labels
+Writing = dict[str, Array]  # what ``handwriting`` returns
+Measures = dict[str, float]
 SILHOUETTE_POINTS = 2_000  # its time grows with the square
 READER_SEED = 1_000_003  # of no run, so that the reader is independent of what it judges
 ABOUT_THE_SAME = 0.05  # a claim of "about the same" allows Q3 to be lower by this fraction
@@ -29,7 +33,7 @@ ROUNDING = 1e-24  # of the sum of squares: a smaller sum of squared differences 
 
 def class_means(points: Array, labels: Array) -> Array:
     """Return the mean point of each class: (10, D) float64, D the number of values of a point."""
-    labels, points = _checked(labels, points)
+    points, labels = _checked(points, labels)
     return numpy.stack([points[labels == digit].mean(0) for digit in range(CLASSES)])
 
 
@@ -37,10 +41,9 @@ def within_class_share(points: Array, labels: Array) -> float:
     """Return the share of the variance that lies within classes: trace(S_W) / (trace(S_W) + trace(S_B)).
 
     S_W and S_B are the scatters of the points about their class means and of these about the mean of all. From 0
-    (collapsed classes) to 1 (class means coincide); higher means more variability within a digit. Scale-free. One
-    minus the correlation ratio (Pearson 1905). Raises ValueError if all points are the same.
+    (collapsed classes) to 1 (class means coincide). Scale-free. One minus the correlation ratio (Pearson 1905).
     """
-    labels, points = _checked(labels, points)
+    points, labels = _checked(points, labels)
     total = ((points - points.mean(0)) ** 2).sum()
     if total <= ROUNDING * (points**2).sum():
         raise ValueError("points: got the same point everywhere, expected different ones: has the encoder collapsed?")
@@ -48,59 +51,50 @@ def within_class_share(points: Array, labels: Array) -> float:
 
 
 def silhouette(points: Array, labels: Array, *, seed: int = 0) -> float:
-    """Return the mean over points of (b - a) / max(a, b), on a random sample, by ``seed``, of at most 2,000 points.
-
-    a is the mean distance to the other points of the same class, b that to the points of the nearest other class. From
-    -1 to 1 (collapsed classes); higher means better separated. Scale-free. Rousseeuw 1987, by scikit-learn.
+    """Return the mean of (b - a) / max(a, b) over at most 2,000 points, sampled by ``seed`` (Rousseeuw 1987): a is the
+    mean distance to the others of the same class, b that to the nearest other class. From -1 to 1 (collapsed classes);
+    higher means better separated. Scale-free.
     """
-    labels, points = _checked(labels, points)
+    points, labels = _checked(points, labels)
     return float(silhouette_score(points, labels, sample_size=SILHOUETTE_POINTS, random_state=seed))
 
 
 def linear_probe_accuracy(train_points: Array, train_labels: Array, points: Array, labels: Array) -> float:
-    """Return the accuracy of logistic regression, fitted on the train points, each dimension standardised by these.
-
-    A fraction, 0 to 1; higher means that hyperplanes tell more of the digits. Scale-free. Alain and Bengio 2016;
-    scikit-learn with its default penalty.
-    """
-    (train_labels, train_points), (labels, points) = _checked(train_labels, train_points), _checked(labels, points)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)).fit(train_points, train_labels)
-    return float(probe.score(points, labels))
+    """Return the accuracy of logistic regression on standardised points (Alain and Bengio 2016). Scale-free."""
+    train, test = _checked(train_points, train_labels), _checked(points, labels)
+    return float(make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000)).fit(*train).score(*test))
 
 
-def ridge_r2_within_digit(
-    train_latents: Array, train_labels: Array, train_targets: Array, latents: Array, labels: Array, targets: Array
+def r2_within_digit(
+    probe: RegressorMixin, train: tuple[Array, Array, Array], test: tuple[Array, Array, Array]
 ) -> float:
-    """Return R^2 within a digit of targets (N,), read off the latents by a ridge regression (penalty 1) per digit.
+    """Return R^2 within a digit of targets (N,), read off the latents by ``probe``, fitted anew to each digit.
 
-    R^2 = 1 - SSE / SST, summed over the digits, SST about the mean of the digit's targets. From minus infinity through
-    0 (no better than that mean) to 1; higher means that more can be read off. One ridge for all digits would have to be
-    blind to the class means: where these are far apart it finds nothing. Standardised by the digit's train latents.
-    Hoerl and Kennard 1970. Raises ValueError if no digit's targets vary.
+    ``train`` and ``test`` are latents, labels and targets. R^2 = 1 - SSE / SST, summed over the digits, SST about the
+    mean of the digit's targets. From minus infinity through 0 (no better than that mean) to 1; higher means that more
+    can be read off. One probe for all digits would have to be blind to the class means: where these are far apart a
+    ridge finds nothing. Standardised by the digit's train latents. Raises ValueError if no digit's targets vary.
     """
-    return _r2_within_digit(Ridge(1.0), (train_labels, train_latents, train_targets), (labels, latents, targets))
+    (train_latents, train_labels), (latents, labels) = _checked(*train[:2]), _checked(*test[:2])
+    train_targets, targets = (_checked(numpy.reshape(split[2], (-1, 1)), split[1])[0][:, 0] for split in (train, test))
+    total = _squares_within(targets[:, None], labels).sum()
+    if total <= ROUNDING * (targets**2).sum():
+        raise ValueError("targets: got one value per digit, expected different ones: pass what varies within a digit")
+    squares = 0.0
+    for digit in range(CLASSES):
+        fitted, scored = train_labels == digit, labels == digit
+        model = make_pipeline(StandardScaler(), probe).fit(train_latents[fitted], train_targets[fitted])
+        squares += ((targets[scored] - model.predict(latents[scored])) ** 2).sum()
+    return float(1 - squares / total)
 
 
-def knn_r2_within_digit(
-    train_latents: Array, train_labels: Array, train_targets: Array, latents: Array, labels: Array, targets: Array,
-    neighbours: int = 20,
-) -> float:  # fmt: skip
-    """Return that R^2, likewise standardised, for the mean target of the nearest train latents of the same digit.
-
-    Latents without information give about -1 / neighbours. Stone 1977. ValueError if a digit has too few latents.
-    """
-    probe = KNeighborsRegressor(neighbours)
-    return _r2_within_digit(probe, (train_labels, train_latents, train_targets), (labels, latents, targets), neighbours)
-
-
-def handwriting(images: Array) -> dict[str, Array]:
+def handwriting(images: Array) -> Writing:
     """Measure how each digit was written: "slant", "thickness" and "size", (N,) each; shift and contrast do not count.
 
-    - slant: mu11 / mu02, pixels to the right per pixel upwards. 0 is upright, positive leans to the right, as italics
-      do; shearing a digit by s adds s. The moments are those of the ink, a pixel being a unit square (Hu 1962).
-    - thickness: 2 * ink / outline, in pixels, where ink is the sum of the pixels and outline the total variation by
-      Roberts' cross, the sum of sqrt(((p00 - p11)^2 + (p01 - p10)^2) / 2) over 2x2 blocks. A bar of length l and width
-      w has about l w / (l + w); lines thinner than 2 pixels read thicker than they are.
+    - slant: mu11 / mu02, pixels to the right per pixel upwards: 0 is upright, positive leans to the right, as italics
+      do. The moments are those of the ink, a pixel being a unit square (Hu 1962).
+    - thickness: 2 * ink / outline, in pixels, outline being the total variation by Roberts' cross, the sum of
+      sqrt(((p00 - p11)^2 + (p01 - p10)^2) / 2) over 2x2 blocks. Lines thinner than 2 pixels read thicker than they are.
     - size: sqrt(mu20 + mu02), the radius of gyration in pixels. Raises ValueError for an image without ink.
     """
     images, side = _rows(images), IMAGE_SHAPE[-1]
@@ -117,80 +111,57 @@ def handwriting(images: Array) -> dict[str, Array]:
         x_mean, y_mean, xx, xy, yy = sums / ink
         mu20, mu11, mu02 = xx - x_mean**2 + 1 / 12, xy - x_mean * y_mean, yy - y_mean**2 + 1 / 12  # 1/12: a unit square
         padded = numpy.pad(batch.reshape(-1, side, side), ((0, 0), (1, 1), (1, 1)))
-        falling = padded[:, :-1, :-1] - padded[:, 1:, 1:]
-        rising = padded[:, :-1, 1:] - padded[:, 1:, :-1]
+        falling, rising = padded[:, :-1, :-1] - padded[:, 1:, 1:], padded[:, :-1, 1:] - padded[:, 1:, :-1]
         outline = numpy.sqrt((falling**2 + rising**2) / 2).sum((1, 2))
         values.append((mu11 / mu02, 2 * ink / outline, numpy.sqrt(mu20 + mu02)))
     return dict(zip(("slant", "thickness", "size"), numpy.concatenate(values, axis=1), strict=True))
 
 
-def latent_measures(
-    train_latents: Array, train_labels: Array, train_writing: dict[str, Array], latents: Array, labels: Array,
-    writing: dict[str, Array], *, seed: int,
-) -> dict[str, float]:  # fmt: skip
-    """Measure latents, by name; the R^2 are those within a digit of all that ``writing`` from ``handwriting`` holds."""
+def latent_measures(train: Coded, train_writing: Writing, test: Coded, writing: Writing, *, seed: int) -> Measures:
+    """Measure latents, by name; the R^2 of what was written are by a ridge (Hoerl and Kennard 1970) and by the mean of
+    20 neighbours (Stone 1977), without information about -1/20.
+    """
     measures = {
-        "linear_probe_accuracy": linear_probe_accuracy(train_latents, train_labels, latents, labels),
-        "latent_silhouette": silhouette(latents, labels, seed=seed),
-        "latent_within_class_share": within_class_share(latents, labels),
+        "linear_probe_accuracy": linear_probe_accuracy(*train, *test),
+        "latent_silhouette": silhouette(*test, seed=seed),
+        "latent_within_class_share": within_class_share(*test),
     }
     for name, targets in writing.items():
-        arguments = (train_latents, train_labels, train_writing[name], latents, labels, targets)
-        measures[f"{name}_ridge_r2"] = ridge_r2_within_digit(*arguments)
-        measures[f"{name}_neighbours_r2"] = knn_r2_within_digit(*arguments)
+        for kind, probe in {"ridge": Ridge(1.0), "neighbours": KNeighborsRegressor(20)}.items():
+            measures[f"{name}_{kind}_r2"] = r2_within_digit(probe, (*train, train_writing[name]), (*test, targets))
     return measures
 
 
-def within_digit_variance_explained(reconstructions: Array, images: Array, labels: Array, mean_images: Array) -> float:
-    """Return 1 - MSE(reconstructions, images) / MSE(the digits' mean images, images).
-
-    ``mean_images`` (10, ...) are those of the *training* images, by ``class_means``: the best that knowing the digit
-    alone can give. From minus infinity through 0 (as good as these) to 1 (perfect); higher means that more of what
-    sets an image apart from its digit's mean comes back, in its place.
-    """
-    labels, reconstructions, images = _checked(labels, reconstructions, images)
-    mean_images, expected = _rows(mean_images), (CLASSES, images.shape[1])
-    if mean_images.shape != expected:
-        raise ValueError(f"mean_images: got {mean_images.shape}, expected {expected}: pass class_means of train images")
-    baseline = ((mean_images[labels] - images) ** 2).sum()
-    return float(1 - ((reconstructions - images) ** 2).sum() / baseline)
-
-
-def within_class_std_ratio(reconstructions: Array, images: Array, labels: Array) -> tuple[Array, float]:
-    """Return the reconstructions' standard deviation within digits over the images': per digit (10,), and overall.
-
-    From 0 (one prototype per digit) through 1 (all of the variability kept) upwards; higher means more variability
-    within a digit, rightly placed or not. This repository's own.
-    """
-    labels, reconstructions, images = _checked(labels, reconstructions, images)
-    kept, originals = _squares_within(reconstructions, labels), _squares_within(images, labels)
-    if originals.min() <= ROUNDING * (images**2).sum():
-        raise ValueError(f"images: got the same image for all of digit {originals.argmin()}, expected different ones")
-    return numpy.sqrt(kept / originals), float(numpy.sqrt(kept.sum() / originals.sum()))
-
-
-def errors(reconstructions: Array, images: Array) -> dict[str, float]:
+def errors(reconstructions: Array, images: Array) -> Measures:
     """Return "l1" and "mse" per pixel, means over images and pixels of the same shape."""
     differences = _rows(reconstructions) - _rows(images)
     return {"l1": float(abs(differences).mean()), "mse": float((differences**2).mean())}
 
 
-def reconstruction_measures(
-    reconstructions: Array, images: Array, labels: Array, mean_images: Array
-) -> dict[str, float]:
-    """Measure reconstructions, by name; the ratio is over all digits."""
-    explained = within_digit_variance_explained(reconstructions, images, labels, mean_images)
-    return errors(reconstructions, images) | {
-        "within_digit_variance_explained": explained,
-        "within_class_std_ratio": within_class_std_ratio(reconstructions, images, labels)[1],
-    }
+def reconstruction_measures(reconstructions: Array, images: Array, labels: Array, mean_images: Array) -> Measures:
+    """Measure reconstructions: "l1", "mse" and how much comes back of what sets an image apart within its digit.
+
+    - within_digit_variance_explained: 1 - MSE / MSE of ``mean_images``, the ``class_means`` of the *training* images,
+      the best that the digit alone can give. From minus infinity through 0 (as good as these) to 1 (perfect).
+    - within_class_std_ratio: the reconstructions' standard deviation within digits over the images'. From 0 (one
+      prototype per digit) through 1 (all of the variability kept, rightly placed or not) upwards. Our own.
+    """
+    reconstructions, images, labels = _checked(reconstructions, images, labels)
+    mean_images, expected = _rows(mean_images), (CLASSES, images.shape[1])
+    if mean_images.shape != expected:
+        raise ValueError(f"mean_images: got {mean_images.shape}, expected {expected}: pass class_means of train images")
+    kept, originals = _squares_within(reconstructions, labels), _squares_within(images, labels)
+    if originals.min() <= ROUNDING * (images**2).sum():
+        raise ValueError(f"images: got the same image for all of digit {originals.argmin()}, expected different ones")
+    unexplained = ((reconstructions - images) ** 2).sum() / ((mean_images[labels] - images) ** 2).sum()
+    ratio = float(numpy.sqrt(kept.sum() / originals.sum()))
+    measures = {"within_digit_variance_explained": float(1 - unexplained), "within_class_std_ratio": ratio}
+    return errors(reconstructions, images) | measures
 
 
 def pca_code(train_images: Array, images: Array, dimensions: int) -> tuple[Array, Array, Array]:
-    """Return what principal components of the train images (N, 1, 28, 28) keep, ``dimensions`` or as many as there are:
-    the train images' codes (N, D), the codes of ``images``, and ``images`` reconstructed from them.
-
-    The best linear autoencoder by MSE on the train images (Jolliffe 2002, section 6.1), by scikit-learn.
+    """Return the train images' codes (N, D), those of ``images``, and ``images`` reconstructed from these, by the best
+    linear autoencoder: ``dimensions`` principal components, or as many as there are (Jolliffe 2002, section 6.1).
     """
     rows, test_rows = (numpy.asarray(of).reshape(len(of), -1) for of in (train_images, images))
     pca = PCA(min(dimensions, *rows.shape), random_state=0).fit(rows)
@@ -200,10 +171,8 @@ def pca_code(train_images: Array, images: Array, dimensions: int) -> tuple[Array
 
 def measure(
     dataset: Dataset, codes: dict[str, tuple[Array, Array]], reconstructions: dict[str, Array], seed: int
-) -> dict[str, dict[str, float]]:
-    """Return all measures of each representation: name -> measure -> value, from name -> its train and test latents and
-    name -> the test images reconstructed from them.
-    """
+) -> dict[str, Measures]:
+    """Return name -> measure -> value, for name -> (train, test latents) and name -> reconstructed test images."""
     train_images, images = dataset.train.inputs.cpu().numpy(), dataset.test.inputs.cpu().numpy()
     train_labels, labels = dataset.train.targets.cpu().numpy(), dataset.test.targets.cpu().numpy()
     train_writing, writing = handwriting(train_images), handwriting(images)
@@ -214,24 +183,22 @@ def measure(
         measures[name] = reconstruction_measures(guesses, images, labels, mean_images)
         measures[name]["reading_accuracy"] = reader.reading_accuracy(judge, guesses, labels)
         if name in codes:
-            of_train, of_test = codes[name]
-            measures[name] |= latent_measures(
-                of_train, train_labels, train_writing, of_test, labels, writing, seed=seed
-            )
+            train, test = (codes[name][0], train_labels), (codes[name][1], labels)
+            measures[name] |= latent_measures(train, train_writing, test, writing, seed=seed)
     return measures
 
 
-def verdict(claim: str, panels: dict[str, tuple[str, str]], q1: dict[str, float], q3: dict[str, float]) -> str:
+def verdict(claim: str, panels: dict[str, tuple[str, str]], q1: Measures, q3: Measures) -> str:
     """Say whether a claim holds for these measures of Q1 and Q3: it does if every comparison does. ``panels``: measure
     -> its name, and how Q3 must compare with Q1, "higher", "lower" or "not lower" (at most 5 % lower).
     """
     comparisons = []
-    for name, (words, wanted) in panels.items():
-        before, after = q1[name], q3[name]
+    for measure, (words, wanted) in panels.items():
+        before, after = q1[measure], q3[measure]
         short = after < before - ABOUT_THE_SAME * abs(before)
         right = {"higher": after > before, "lower": after < before, "not lower": not short}[wanted]
-        against = "" if right else AGAINST
-        comparisons.append(f"{' '.join(words.split())} {before:.3g} in Q1, {after:.3g} in Q3{against}")
+        name = " ".join(words.split())
+        comparisons.append(f"{name} {before:.3g} in Q1, {after:.3g} in Q3{'' if right else AGAINST}")
     text = "; ".join(comparisons)
     return f"{claim}: {'does not hold' if AGAINST in text else 'holds'}; {text}"
 
@@ -244,33 +211,18 @@ def _rows(points: Array) -> Array:
     return points
 
 
-def _checked(labels: Array, *arrays: Array, least: int = 2) -> list[Array]:
-    """Return labels (N,) int64 and the arrays as (N, D) float64, or raise what the module's docstring says."""
-    labels, arrays = numpy.asarray(labels), [_rows(array) for array in arrays]
-    shapes, counts = [array.shape for array in arrays], [int((labels == digit).sum()) for digit in range(CLASSES)]
+def _checked(*points_and_labels: Array) -> list[Array]:
+    """Return points, one array or more, as (N, D) float64, and labels (N,) int64, as the module wants them."""
+    points, labels = [_rows(array) for array in points_and_labels[:-1]], numpy.asarray(points_and_labels[-1])
+    shapes, counts = [array.shape for array in points], [int((labels == digit).sum()) for digit in range(CLASSES)]
     if {shape[:1] for shape in shapes} != {labels.shape} or len(set(shapes)) > 1:
         raise ValueError(f"shapes: got labels {labels.shape} for {shapes}, expected one for each point of equal shapes")
-    if min(counts) < least or sum(counts) < len(labels):
-        expected = f"expected {least} points or more of each digit: pass more points, or drop the others"
+    if min(counts) < 2 or sum(counts) < len(labels):
+        expected = "expected 2 points or more of each digit: pass more points, or drop the others"
         raise ValueError(f"labels: got {counts} of 0 to 9 and {len(labels) - sum(counts)} others, {expected}")
-    return [labels.astype(numpy.int64), *arrays]
+    return [*points, labels.astype(numpy.int64)]
 
 
 def _squares_within(points: Array, labels: Array) -> Array:
     """Sum the squared distances to the class mean, per class: (10,)."""
     return numpy.bincount(labels, ((points - class_means(points, labels)[labels]) ** 2).sum(1))
-
-
-def _r2_within_digit(probe: Ridge | KNeighborsRegressor, train: tuple, test: tuple, least: int = 2) -> float:
-    """Fit ``probe`` per digit and pool R^2; ``train`` and ``test`` are (labels, latents, targets)."""
-    (train_labels, train_latents), (labels, latents) = _checked(*train[:2], least=least), _checked(*test[:2])
-    train_targets, targets = (_checked(split[0], numpy.reshape(split[2], (-1, 1)))[1][:, 0] for split in (train, test))
-    total = _squares_within(targets[:, None], labels).sum()
-    if total <= ROUNDING * (targets**2).sum():
-        raise ValueError("targets: got one value per digit, expected different ones: pass what varies within a digit")
-    squares = 0.0
-    for digit in range(CLASSES):
-        fitted, scored = train_labels == digit, labels == digit
-        model = make_pipeline(StandardScaler(), probe).fit(train_latents[fitted], train_targets[fitted])
-        squares += ((targets[scored] - model.predict(latents[scored])) ** 2).sum()
-    return float(1 - squares / total)

@@ -104,9 +104,7 @@ def versions() -> dict[str, str]:
 
 
 def code_sha256(script: Path) -> str:
-    """Return one sha256 of the code that makes a script's numbers: the script and the modules of common/ that it or
-    they import, but not plots. Comments and docstrings do not count.
-    """
+    """Return one sha256 of a script and all of common/ that is imported, without plots, comments and docstrings."""
     total, waiting, seen = hashlib.sha256(), [script], set()
     while waiting:
         path = waiting.pop(0)
@@ -118,13 +116,12 @@ def code_sha256(script: Path) -> str:
                 paths = {REPOSITORY / "common" / f"{name}.py" for name in names if name != "plots"}
                 waiting += sorted(paths - seen - set(waiting))
             if isinstance(getattr(node, "body", None), list):
-                node.body = [line for line in node.body if not _is_text(line)]
+                texts = [
+                    line for line in node.body if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
+                ]
+                node.body = [line for line in node.body if line not in texts]
         total.update(f"{path.name} {ast.dump(tree)}\n".encode())
     return total.hexdigest()
-
-
-def _is_text(line: ast.stmt) -> bool:
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
 
 
 def git_commit() -> str | None:

@@ -29,14 +29,10 @@ MADE_BY = {"q1_undo": "q1_autoencoder.py --undo"}  # results whose name is not t
 # What an option may be; the others are whole numbers from 1 or other numbers from 0.
 LIMITS = {"seed": (0, 2**32 - 1), "latent_dim": (2, 784), "subsets": (2, 999)}  # scikit-learn takes no larger seed
 LIMITS |= {"learning_rate": (1e-9, math.inf), "label_smoothing": (0, 1)}
-UNITS = {
-    "l1": "L1 per pixel, pixels in [0, 1]",
-    "mse": "MSE per pixel, pixels in [0, 1]",
-    "bce": "binary cross-entropy per pixel (nats)",
-    "cross_entropy": "cross-entropy (nats)",
-    "accuracy": "accuracy (fraction)",
-    "r2": "R^2",
-}  # by how a measure's name ends
+# By how a measure's name ends.
+UNITS = {"l1": "L1 per pixel, pixels in [0, 1]", "mse": "MSE per pixel, pixels in [0, 1]", "r2": "R^2"}
+UNITS |= {"bce": "binary cross-entropy per pixel (nats)", "cross_entropy": "cross-entropy (nats)"}
+UNITS |= {"accuracy": "accuracy (fraction)"}
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
 
@@ -82,10 +78,8 @@ def require_limits(options: Any) -> None:
 
 
 def command_line(main: Callable[[Any], Any], config_class: type, arguments: list[str] | None = None) -> None:
-    """Parse the command line into ``config_class`` and call ``main`` with it.
-
-    An InputError or RunError, a disk that takes no more (2) and Ctrl-C (130) end as one line on stderr. Every other
-    exception keeps its traceback. What an unfinished run wrote is removed.
+    """Call ``main`` with what the command line says. An InputError or RunError, a disk that takes no more (2), Ctrl-C
+    (130) end as one line on stderr; every other exception keeps its traceback. What is unfinished is removed.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -152,9 +146,7 @@ def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> to
 
 
 def numbers(model: str, metrics: dict[str, Any], split: str, headline: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """Return metrics (name -> the value of one run, or a list of several) as entries of summary.json, with mean, std
-    (of the sample, None for one run), n and unit. ``headline`` names those that the report opens with.
-    """
+    """Return metrics (name -> one value, or a list) as entries of summary.json; the report opens with ``headline``."""
     entries = []
     for measure, value in metrics.items():
         values = value if isinstance(value, list) else [value]
@@ -177,11 +169,9 @@ class Step:
     started: float
 
     def finish(self, fingerprint: str, history: list[dict], **summary: Any) -> dict[str, Any]:
-        """Write metrics.jsonl (``history``, a line each), summary.json and config.json, swap the folder in whole, print
-        the answer and where the figures are, and return the summary.
-
-        ``fingerprint`` is the dataset's. ``summary`` holds answer (sentences), numbers (entries of ``run.numbers``),
-        figures (titles by file name) and perhaps paired (entries of ``few_shot.compared``).
+        """Write metrics.jsonl (``history``, a line each), config.json and summary.json, swap the folder in whole, say
+        the answer and where the figures are. ``fingerprint`` is the dataset's; ``summary`` holds answer (sentences),
+        numbers (``run.numbers``), figures (titles by file name) and perhaps paired (``few_shot.compared``).
         """
         module = inspect.getmodule(type(self.config))
         script, seconds = Path(module.__file__), time.perf_counter() - self.started
@@ -208,21 +198,16 @@ class Step:
 
 
 def start(config: Options, name: str, needs: tuple[str, ...] = ()) -> Step:
-    """Begin the run whose results are to be ``<output-dir>/<name>``, in an empty folder beside.
-
-    ``needs`` names the results it builds on. InputError when one of them is not there or of another dataset, or when
-    nothing can be written there.
-    """
+    """Begin a run in an empty folder beside ``<output-dir>/<name>``; InputError if that or what it ``needs`` fails."""
     started, torch_device = time.perf_counter(), device(config.device)
     upstream = {}
     for needed in needs:
-        where = config.output_dir / needed
-        options = f"--output-dir {shlex.quote(str(config.output_dir))} --dataset {config.dataset}"
-        remedy = f"make it with `python {MADE_BY.get(needed, f'{needed}.py')} {options}`"
-        if (written := results.read_config(where)) is None:
-            raise InputError(f"no finished results in {where}: {remedy}")
-        if (dataset := written["options"]["dataset"]) != config.dataset:
-            raise InputError(f"the results in {where} are of {dataset}, expected {config.dataset}: {remedy}")
+        written = results.read_config(config.output_dir / needed)
+        dataset = written["options"]["dataset"] if written else "no finished results"
+        if dataset != config.dataset:
+            remedy = f"python {MADE_BY.get(needed, f'{needed}.py')} --dataset {config.dataset} --output-dir"
+            where, folder = config.output_dir / needed, shlex.quote(str(config.output_dir))
+            raise InputError(f"{where}: got {dataset}, expected {config.dataset}: make it with `{remedy} {folder}`")
         upstream[needed] = results.result_sha256(written)
     target = config.output_dir / name
     try:

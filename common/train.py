@@ -27,19 +27,10 @@ EVALUATION_BATCH = 500  # keeps to the cache of a CPU
 
 
 def fit(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    split: Split,
-    held_out: dict[str, Split],
-    *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    weight_decay: float,
-    seed: int,
-    matrix_learning_rate: float = 0.0,
+    model: nn.Module, loss_fn: LossFunction, split: Split, held_out: dict[str, Split], *, epochs: int, batch_size: int,
+    learning_rate: float, weight_decay: float, seed: int, matrix_learning_rate: float = 0.0,
     transform: Transform | None = None,
-) -> list[dict]:
+) -> list[dict]:  # fmt: skip
     """Train ``model`` in place on ``split`` and return one record per epoch.
 
     AdamW under a one-cycle learning rate that rises to ``learning_rate`` and falls to nearly zero (Smith & Topin
@@ -95,11 +86,9 @@ def _epoch(
             losses = torch.stack(values[looked:])[:, 0].tolist()
             for step, loss in enumerate(losses, looked):
                 if not math.isfinite(loss):
-                    raise RunError(
-                        f"the loss is {loss} in epoch {epoch}, step {(epoch - 1) * steps + step + 1}, at learning rate"
-                        f" {rates[step]:.2g}; no result was written: try --learning-rate"
-                        f" {group['max_lr'] / group['factor'] / 3:.2g}"
-                    )
+                    where = f"epoch {epoch}, step {(epoch - 1) * steps + step + 1}, at learning rate {rates[step]:.2g}"
+                    remedy = f"try --learning-rate {group['max_lr'] / group['factor'] / 3:.2g}"
+                    raise RunError(f"the loss is {loss} in {where}; no result was written: {remedy}")
             progress.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
             progress.update(len(values) - looked)
             looked = len(values)
@@ -108,7 +97,7 @@ def _epoch(
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, loss_fn: LossFunction, split: Split) -> dict[str, float]:
-    """Return each metric of ``loss_fn``, a mean over the examples of ``split``, in evaluation mode, without gradients."""
+    """Return each metric of ``loss_fn``, a mean over the examples of ``split``, in evaluation mode."""
     was_training = model.training
     model.eval()
     total = 0

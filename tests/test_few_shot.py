@@ -176,7 +176,8 @@ def test_q4_then_q5_keep_their_promises(folders, capsys):
 
 def test_q5_without_q4_names_the_command(folders):
     with pytest.raises(
-        run.InputError, match=r"no finished results in .*q4_few_shot: make it with `python q4_few_shot\.py"
+        run.InputError,
+        match=r"q4_few_shot: got no finished results, expected mnist: make it with `python q4_few_shot\.py",
     ):
         q5_transfer.main(q5_transfer.Config(**folders))
 
@@ -278,12 +279,6 @@ def test_q4_baselines_by_hand(folders):
     residual = centred - centred @ leading.T @ leading
     error = values(summary)["PCA-12 of the same images", "mse"]["values"][0]
     assert error == pytest.approx((residual**2).mean().item(), rel=1e-3)
-
-
-@pytest.mark.parametrize("change", [{"subsets": 1}, {"shots": 0}, {"label_smoothing": 1.5}, {"iterations": 0}])
-def test_impossible_options_are_refused(change):
-    with pytest.raises(run.InputError, match=f"--{next(iter(change)).replace('_', '-')}: got"):
-        q4_few_shot.Config(**change)
 
 
 def test_smoothed_loss_of_the_classifier_is_worked_by_hand_and_the_scores_are_not_smoothed():

@@ -1,7 +1,6 @@
 """Q1, Q2 and Q3 through their main, on synthetic digits."""
 
 import collections
-import dataclasses
 import json
 
 import pytest
@@ -258,8 +257,3 @@ def test_a_claim_holds_only_if_every_comparison_does_and_its_words_give_the_numb
     for silhouette, holds in ((0.096, True), (0.094, False)):  # 5 % lower counts as about the same
         text = representation.verdict("(x) claim", PANELS, Q1, Q3 | {"silhouette": silhouette})
         assert ("does not hold" not in text) == holds
-
-
-def test_configs_are_frozen(script):
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        script.Config().epochs = 3
