@@ -9,15 +9,9 @@ from torch import Tensor, nn
 
 
 def warp(
-    images: Tensor,
-    generator: torch.Generator,
-    *,
-    rotation: float = 7.0,
-    scale: float = 0.07,
-    shear: float = 0.07,
-    shift: float = 1.0,
-    elastic: float = 0.7,
-) -> Tensor:
+    images: Tensor, generator: torch.Generator, *, rotation: float = 7.0, scale: float = 0.07, shear: float = 0.07,
+    shift: float = 1.0, elastic: float = 0.7,
+) -> Tensor:  # fmt: skip
     """Return warped copies of square ``images`` (B, 1, S, S); what comes in from outside is 0.
 
     Per image and uniform within +/- the value: ``rotation`` in degrees, ``scale`` of each sampling axis as a fraction,

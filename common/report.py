@@ -133,7 +133,6 @@ def write(output_dir: Path) -> Path:
 
 
 def _remedy(step: str, output_dir: Path, options: dict[str, Any]) -> str:
-    """Return the command that makes a missing step, with the dataset, seed and folder of the others."""
     options = options | {"output-dir": str(output_dir.resolve())}
     usual = {"dataset": "mnist", "seed": 0, "output-dir": str(run.REPOSITORY / "outputs")}
     words = [f"--{name} {shlex.quote(str(options[name]))}" for name in usual if options[name] != usual[name]]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from common import checkpoint, run
@@ -133,7 +134,8 @@ def test_code_in_a_renamed_pickle_is_refused_and_not_executed(path, tmp_path):
     ],
 )
 def test_another_description_or_other_weights_are_refused_although_their_sha256_fits(old, new, weights, words, path):
-    content = json.loads(checkpoint._metadata(path.read_bytes())["checkpoint"].replace(old, new))
+    with safe_open(path, "pt") as file:
+        content = json.loads(file.metadata()["checkpoint"].replace(old, new))
     tensors = {name: tensor for name, tensor in (load_file(path) | weights).items() if tensor is not None}
     content |= {"sha256": checkpoint._digest({k: v for k, v in content.items() if k != "sha256"}, tensors)}
     save_file(tensors, path, {"checkpoint": json.dumps(content)})

@@ -95,15 +95,6 @@ def test_qmnist_labels_are_the_class_and_its_test_split_is_mnists(full_size):
         numpy.testing.assert_array_equal(split.targets.numpy(), index_in_file(split) % 10)
 
 
-def test_indexing_a_split_keeps_inputs_and_targets_together(dataset):
-    labels = dataset.test.targets.tolist()
-    for indices, expected in ((torch.tensor([7, 3, 299]), [7, 3, 299]), (slice(297, None), [297, 298, 299])):
-        part = dataset.test[indices]
-        assert len(part) == 3
-        assert index_in_file(part).tolist() == expected
-        assert part.targets.tolist() == [labels[index] for index in expected]
-
-
 def test_what_an_autoencoder_is_to_return_are_the_images_of_every_split(dataset):
     images = dataset.to_reconstruct()
     assert images.fingerprint == dataset.fingerprint
@@ -151,7 +142,3 @@ def test_more_shots_than_a_digit_has_are_refused():
     labels, short = LABELS[1:], LABELS[0]  # 39 images of one digit are left, 40 of the others
     with pytest.raises(InputError, match=f"^--shots: got 40, expected 1 to 39, .* of digit {short}$"):
         data.balanced(labels, 40, seed=0)
-
-
-def test_the_first_image_of_every_digit_is_the_first_in_the_file():
-    assert data.first_of_each_digit(LABELS).tolist() == [LABELS.tolist().index(digit) for digit in range(10)]

@@ -171,3 +171,15 @@ def test_page_fits_a_browser_window_and_asks_for_nothing_outside(outputs, width)
     assert "CONSOLE" not in done.stderr, done.stderr
     inner, scrolled, images, requests = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1])
     assert inner == width and scrolled <= width and images == 10 and not requests
+
+
+def test_readmes_numbers_and_intervals_are_those_of_the_published_run():
+    root = Path(__file__).resolve().parents[1]
+    published = json.loads((root / "outputs" / "reference" / "seeds.json").read_text("utf-8"))
+    readme = (root / "README.md").read_text("utf-8")
+    worded = {report.worded(report.summarise(number)) for number in published["numbers"]}
+    quoted = re.findall(r"\d+\.\d+%? ± \d+\.\d+", readme.split("| supervised CNN")[0])
+    assert len(quoted) >= 18 and not set(quoted) - worded
+    differences = [entry for entry in published["paired"] if entry["before"].startswith("scratch")][:3]
+    for mean, low, high in ([f"{100 * entry[name]:+.2f}" for name in ("mean", "low", "high")] for entry in differences):
+        assert re.search(rf"\{mean}[^|+-]*\(?[^|]*?\{low} to \{high}", readme), mean

@@ -1,7 +1,6 @@
 """Tests of common/results.py: folders that are swapped in whole, and what says whether they would come out the same."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -150,21 +149,3 @@ def test_the_code_of_the_scripts_holds_every_module_that_python_loads_for_them(m
     for script in scripts:
         results.code_sha256(ROOT / f"{script}.py")
     assert names == {name.removeprefix("common.") for name in loaded.stdout.split()} - {"plots"} | scripts
-
-
-def test_git_commit_is_the_full_hash_says_when_files_differ_and_is_none_outside(tmp_path, monkeypatch):
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set where a git hook runs the tests
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    monkeypatch.setattr(results, "REPOSITORY", tmp_path)
-    assert results.git_commit() is None
-    (tmp_path / "file.txt").write_text("one")
-    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for line in ("init --quiet", "add file.txt", "commit --quiet -m first", "tag -a v1 -m instead-of-the-hash"):
-        subprocess.run(["git", *identity, *line.split()], cwd=tmp_path, check=True)
-    commit = results.git_commit()
-    (tmp_path / "file.txt").write_text("two")
-    assert re.fullmatch("[0-9a-f]{40}", commit) and results.git_commit() == f"{commit}-dirty"
-    monkeypatch.setenv("PATH", "/nowhere")
-    assert results.git_commit() is None
