@@ -72,7 +72,7 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Config) -> t
     if isinstance(model, Autoencoder):
         errors = reconstruction_errors(logits, targets)
         return errors["bce"], errors  # -x log p - (1 - x) log(1 - p), p = sigmoid(logits), a mean over B * 784 pixels
-    # A mean over B of -sum t log softmax(logits): t is 1 on the label, less what smoothing shares out among all classes.
+    # A mean over B of -sum t log softmax(logits): t is 1 on the label, less what smoothing shares out among all.
     smoothed = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
     return smoothed, classification_scores(logits, targets)
 

@@ -66,7 +66,7 @@ def build(start: str, subset: Subset, encoders: dict[str, Encoder]) -> Classifie
 def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """Return what is minimised, and all scores."""
     logits = model(inputs)  # (B, 10)
-    # A mean over B of -sum t log softmax(logits): t is 1 on the label, less what smoothing shares out among all classes.
+    # A mean over B of -sum t log softmax(logits): t is 1 on the label, less what smoothing shares out among all.
     smoothed = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
     return smoothed, classification_scores(logits, targets)
 
