@@ -20,7 +20,7 @@ from common.run import UNITS
 SPLIT_COLOURS = {"train": "#0072B2", "labelled": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
 SERIES_COLOURS = ["#0072B2", "#D55E00", "#999999", "#CC79A7"]
 BAR_COLOURS = {"Q1": "#0072B2", "Q3": "#D55E00", "random encoder": "#999999", "PCA": "#CC79A7"}
-# Ten digits need ten colours, more than any colour-blind safe palette keeps apart: points are drawn as digits too.
+# Ten digits need ten colours, more than any colour-blind safe palette keeps apart: points are plotted as digits too.
 DIGIT_COLOURS = matplotlib.colormaps["tab10"].colors
 STYLE = {"axes.axisbelow": True, "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False}
 STYLE |= {"grid.alpha": 0.3, "image.cmap": "gray_r", "legend.frameon": False, "savefig.dpi": 150}  # gray_r: ink
@@ -123,7 +123,7 @@ def plot_dots(path: Path, rows: dict[str, dict[str, Any]], title: str) -> None:
             axes.plot([mean, mean], [height - 0.3, height + 0.3], color="black", linewidth=1.5, label="their mean")
             look = {"fillstyle": "none", "color": SERIES_COLOURS[1], "label": "first training images, as many"}
             axes.plot(first, height, "D", **look)
-            text, beside = f"{mean:.1%} ± {100 * deviation:.1f}", ("axes fraction", "data")
+            text, beside = f"{mean:.2%} ± {100 * deviation:.2f}", ("axes fraction", "data")
             axes.annotate(text, (1.01, height), xycoords=beside, va="center", fontsize=9)
         axes.set_yticks(range(len(rows)), rows)
         axes.invert_yaxis()
