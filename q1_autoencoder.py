@@ -77,7 +77,8 @@ def figures(folder: Path, config: Config, history: list[dict], model: nn.Module,
     name = "Q1 autoencoder that undoes warps" if config.undo else "Q1 autoencoder"
     titles = {
         "loss.png": f"{name}: loss over training iterations",
-        "reconstructions.png": f"{name}: the first test image of each digit, reconstructed from {config.latent_dim} numbers",
+        "reconstructions.png": f"{name}: the first test image of each digit, reconstructed from {config.latent_dim}"
+        " numbers",
         "latents.png": f"{name}: latents of {LATENTS_SHOWN:,} test images in two dimensions",
     }
     plots.plot_curves(folder / "loss.png", history, config.loss, titles["loss.png"])

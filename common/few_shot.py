@@ -68,9 +68,9 @@ def subsets(labels: Tensor, shots: int, count: int, seed: int) -> list[Subset]:
 def fit(
     model: nn.Module, loss_fn: train.LossFunction, examples: Split, few: Split, test: Split, regime: Regime, seed: int
 ) -> list[dict]:
-    """Train ``model`` in place on ``examples`` and return its history, with metrics on ``few``, the labelled ones, as
-    "labelled" and on the first 2,000 of ``test``: the gap between the two is over-fitting. Few examples are repeated,
-    so that an epoch of ``train.fit`` is an eighth of the training. RunError if a frozen encoder has changed anyhow.
+    """Train ``model`` in place on ``examples`` (in Q4 they are ``few``) and return its history, with metrics on ``few``
+    as "labelled", never warped, and on the first 2,000 of ``test``: the gap is over-fitting. Examples are repeated, so
+    that an epoch is an eighth of the training. RunError if a frozen encoder, in Q5, has changed nevertheless.
     """
     before, settings = digest(model.encoder), regime._asdict()
     images = settings.pop("images")
@@ -127,7 +127,7 @@ def values(by_subset: dict[str, Outcome], measure: str = "accuracy", split: str 
 
 
 def overfitting(variant: str, by_subset: dict[str, Outcome], measure: str = "accuracy") -> str:
-    """Say how well the balanced subsets' models do on test images, and how much better on those they saw."""
+    """Say how well the balanced subsets' models do on test images, and how much better on the labelled ones."""
     test, labelled = (values(by_subset, measure, split) for split in ("test", "labelled"))
     mean, deviation, mean_labelled = fmean(test), stdev(test), fmean(labelled)
     if measure == "accuracy":

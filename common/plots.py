@@ -199,7 +199,8 @@ def plot_bars(path: Path, panels: dict[str, dict[str, float]], title: str, refer
                 lines[reference] = axes.axhline(series[reference], color="black", linestyle="--", linewidth=0.8)
             colours = [BAR_COLOURS.get(model, BAR_COLOURS["PCA"]) for model in values]
             bars = axes.bar(range(len(values)), values.values(), color=colours)
-            axes.bar_label(bars, fmt="{:.3g}", fontsize=8, padding=1)
+            on_white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # or the dashed line strikes it through
+            axes.bar_label(bars, fmt="{:.3g}", fontsize=8, padding=2, bbox=on_white)
             axes.set(xticks=[], ymargin=0.15)
             axes.set_title(name, fontsize=9)
             axes.tick_params(labelsize=8)
