@@ -92,7 +92,8 @@ def plot_few_shot_curves(path: Path, panels: dict[str, dict[str, Any]], metric: 
             axes.set_title(f"{name}\n{numbers}", fontsize=9)
             axes.set_xlim(left=0)
         figure.supylabel(UNITS[metric], fontsize=10)
-        figure.supxlabel("training iteration", fontsize=10)
+        for axes in grid[-1]:
+            axes.set_xlabel("training iteration")
         _legend_below(figure, grid[0, 0], columns=2)
 
 
