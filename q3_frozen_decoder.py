@@ -66,7 +66,7 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, minimise: str) -> tu
     logits = model(inputs)  # (B, D) -> (B, 1, 28, 28)
     # Means over B * 784 pixels x, with p = sigmoid(logits): mse (p - x)^2, l1 |p - x|, bce -x log p - (1-x) log(1-p).
     errors = reconstruction_errors(logits, targets)
-    # Q1's, so that the encoder is all that differs from it.
+    # Q1's loss, so that the errors can be compared.
     return minimised(errors, targets, minimise), errors
 
 
@@ -100,8 +100,8 @@ def main(config: Config) -> dict:
     if q1.model.encoder.arguments != sizes:
         raise run.InputError(f"got an encoder of {q1.model.encoder.arguments} in Q1, {sizes} in Q2: make them alike")
     dataset = data.load(config.dataset, config.data_dir, step.device)
-    random = Encoder(**sizes, generator=run.generator(config.seed, "random encoder"))
-    models = {"Q1": q1.model, "Q3": build(config, q2.model.encoder), "random encoder": build(config, random)}
+    random_encoder = Encoder(**sizes, generator=run.generator(config.seed, "random encoder"))
+    models = {"Q1": q1.model, "Q3": build(config, q2.model.encoder), "random encoder": build(config, random_encoder)}
     loss_fn = partial(loss, minimise=q1.config["loss"])
     recipe = ("batch_size", "learning_rate", "weight_decay", "matrix_learning_rate")  # Q1's
     settings = {option: q1.config[option] for option in recipe} | {"epochs": config.epochs, "seed": config.seed}

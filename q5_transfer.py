@@ -32,6 +32,7 @@ STARTS, REGIMES = ("random frozen", "frozen", "fine-tuned"), ("plain", "augmente
 # Variant -> where the encoder starts from, and the regime. Those from scratch are Q4's.
 VARIANTS = {f"{start}, {regime}": (start, regime) for start in STARTS for regime in REGIMES}
 VARIANTS["spread labels, augmented"] = ("fine-tuned undo", "spread")
+AVERAGED = ("fine-tuned, augmented", "spread labels, augmented")  # also measured over warped copies
 COMPARISONS = (  # after, before
     ("frozen, plain", "random frozen, plain"),
     ("frozen, plain", "fine-tuned, plain"),
@@ -95,8 +96,11 @@ def main(config: Config) -> dict:
         name: checkpoint.load(config.output_dir / folder / "model.safetensors").model.encoder.to(step.device)
         for name, folder in {"Q1": "q1_autoencoder", "undo": "q1_undo"}.items()
     }
-    latent_dim = encoders["Q1"].arguments["latent_dim"]
-    outcomes, q4 = few_shot.read(config.output_dir / "q4_few_shot", seed=config.seed, latent_dim=latent_dim)
+    sizes = {name: encoders["Q1"].arguments[name] for name in ("latent_dim", "hidden_relu")}
+    if encoders["undo"].arguments != encoders["Q1"].arguments:
+        raise run.InputError(f"got {encoders['undo'].arguments} in q1_undo, expected {sizes}: run it again like Q1")
+    results_of_q4, q4 = few_shot.read(config.output_dir / "q4_few_shot", seed=config.seed, **sizes)
+    outcomes = {variant: results_of_q4[variant] for variant in ("scratch, plain", "scratch, augmented")}
     dataset = data.load(config.dataset, config.data_dir, step.device)
     train_labels, batch, rate = dataset.train.targets, q4.batch_size, q4.learning_rate
     regimes = {
@@ -116,7 +120,7 @@ def main(config: Config) -> dict:
         few = dataset.train[subset.indices]
         examples = data.Split(dataset.train.inputs, spread_labels[subset.name]) if regime == "spread" else few
         history = few_shot.fit(model, loss_fn, examples, few, dataset.test, regimes[regime], subset.seed)
-        averaged = variant in ("fine-tuned, augmented", "spread labels, augmented")
+        averaged = variant in AVERAGED
         return few_shot.measured(step.folder, variant, subset, model, history, loss_fn, dataset, config, averaged)
 
     plan, jobs = dict(VARIANTS), [(variant, subset) for variant in VARIANTS for subset in subsets]
@@ -128,7 +132,7 @@ def main(config: Config) -> dict:
     paired = [few_shot.compared(outcomes, after, before) for after, before in COMPARISONS]
     paired.append(few_shot.compared(outcomes, *COMPARISONS[-1], "averaged_accuracy"))
     answer = [few_shot.in_words(difference) for difference in paired]
-    answer += [few_shot.overfitting(variant, outcomes[variant]) for variant in VARIANTS if "frozen" not in variant]
+    answer += [few_shot.overfitting(name, outcomes[name]) for name in ("fine-tuned, plain", *AVERAGED)]
     answer += [f"labels spread by {name}: {fmean(values):.2%} right" for name, values in shares.items()]
     numbers = few_shot.numbers(outcomes, tuple(VARIANTS))
     for name, values in shares.items():

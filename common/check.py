@@ -18,7 +18,8 @@ def compare(output_dir: Path, reference: Path) -> tuple[str, bool]:
     """Compare seed 0's numbers with those of seeds.json in ``reference``; return a table and whether all are right."""
     remedy = "get that of the published run, the repository's outputs/reference"
     published = report.read_json(reference / "seeds.json", ("code_sha256", "numbers"), remedy)
-    fresh = report.pool({step: by_seed[:1] for step, by_seed in report.read(output_dir).items()})
+    seed0 = ((step, by_seed[0]) for step, by_seed in report.read(output_dir).items())
+    fresh = report.pool({step: [result] for step, result in seed0 if result.config["options"]["seed"] == 0})
     fresh_means = {report.key(number): _means(number)[0] for number in fresh["numbers"]}
     lines, reproduced, count = [], 0, len(published["numbers"])
     for number in published["numbers"]:
@@ -31,7 +32,9 @@ def compare(output_dir: Path, reference: Path) -> tuple[str, bool]:
             lines.append(f"{name:70} {mean:9.4f} {fresh_text:>9} ± {tolerance:.4f}  {verdict}reproduced")
     changed = [step for step, code in published["code_sha256"].items() if fresh["code_sha256"].get(step, code) != code]
     if changed:
-        lines.append(f"the code that makes the numbers is not that of the published run: {', '.join(changed)}")
+        lines.append(
+            f"the code that makes the numbers, or Python, is not that of the published run: {', '.join(changed)}"
+        )
     heading = f"{'number (the main ones, and those not reproduced)':70} published     fresh  tolerance"
     return "\n".join([heading, *lines, f"{reproduced} of {count} numbers reproduced"]), reproduced == count
 

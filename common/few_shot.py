@@ -70,16 +70,14 @@ def fit(
 ) -> list[dict]:
     """Train ``model`` in place on ``examples`` (in Q4 they are ``few``) and return its history, with metrics on ``few``
     as "labelled", never warped, and on the first 2,000 of ``test``: the gap is over-fitting. Examples are repeated, so
-    that an epoch is an eighth of the training. RunError if a frozen encoder, in Q5, has changed nevertheless.
+    that an epoch is an eighth of the training, unless they are many. RunError if a frozen encoder has changed.
     """
     before, settings = digest(model.encoder), regime._asdict()
     images = settings.pop("images")
     repeats = max(1, round(images / EVALUATIONS / len(examples)))
     epochs = max(1, round(images / len(examples) / repeats))
-    repeated, held_out = (
-        examples[torch.arange(len(examples)).repeat(repeats)],
-        {"labelled": few, "test": test[:CURVE_IMAGES]},
-    )
+    repeated = examples[torch.arange(len(examples)).repeat(repeats)] if repeats > 1 else examples
+    held_out = {"labelled": few, "test": test[:CURVE_IMAGES]}
     history = train.fit(model, loss_fn, repeated, held_out, epochs=epochs, seed=seed, **settings)
     if not any(weight.requires_grad for weight in model.encoder.parameters()) and digest(model.encoder) != before:
         raise run.RunError("the frozen encoder changed in training; no result was written")
@@ -182,7 +180,7 @@ def read(folder: Path, **expected: Any) -> tuple[Outcomes, SimpleNamespace]:
     options = SimpleNamespace(**results.read_config(folder)["options"])
     for name, value in expected.items():
         if (other := getattr(options, name)) != value:
-            raise run.InputError(f"--{name.replace('_', '-')}: got {value}, {folder} has {other}: make both the same")
+            raise run.InputError(f"{name}: expected {value}, {folder} has {other}: run q4_few_shot.py again with it")
     outcomes: Outcomes = {}
     for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines():
         fit = json.loads(line)

@@ -48,8 +48,8 @@ def compare(
 ) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
     """Spread each subset's labels over graphs of all images of ``split``: by each encoder's latents, by all of these
     graphs added up and, as controls, by principal components of the pixels, as many as latents and four times as many.
-    Return by subset's name the labels (N,) that all latents give, and by graph's name the fraction of right labels
-    among the images outside each subset but the first, which is not class-balanced.
+    Return by subset's name the labels (N,) that all latents give, and by graph's name, for each class-balanced subset
+    (not the first), the fraction of right labels among the images outside it.
     """
     pixels, labels = split.inputs.flatten(1).cpu().numpy(), split.targets.cpu().numpy()
     latents = {f"{name} latents": train.apply(model, split.inputs).cpu().numpy() for name, model in encoders.items()}

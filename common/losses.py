@@ -20,13 +20,13 @@ def reconstruction_errors(logits: Tensor, images: Tensor) -> dict[str, Tensor]:
 
 
 def minimised(errors: dict[str, Tensor], images: Tensor, name: str) -> Tensor:
-    """Return ``errors[name]``, or BCE while the batch's MSE is no better than that of the batch's mean image.
+    """Return ``errors[name]``, or BCE while the batch's MSE is no better than the mean image's.
 
     L1 collapses if minimised from the start, and MSE can: most pixels are black, so all black comes first, and there
     the gradient of the sigmoid is gone. BCE on logits keeps its gradient (pixel minus target). A run that never gets
     past its mean image is refused (``refuse_collapse``), so that no loss is silently another one.
     """
-    mean_image_mse = images.var(0, correction=0).mean()
+    mean_image_mse = images.var(0, correction=min(1, len(images) - 1)).mean()  # no lower in small batches, but in one
     return torch.where(errors["mse"] < mean_image_mse, errors[name], errors["bce"])
 
 

@@ -24,7 +24,6 @@ BAR_COLOURS = {"Q1": "#0072B2", "Q3": "#D55E00", "random encoder": "#999999", "P
 DIGIT_COLOURS = matplotlib.colormaps["tab10"].colors
 STYLE = {"axes.axisbelow": True, "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False}
 STYLE |= {"grid.alpha": 0.3, "image.cmap": "gray_r", "legend.frameon": False, "savefig.dpi": 150}  # gray_r: ink
-SMOOTHING = 0.02  # width of the moving average, as a fraction of all training iterations
 
 
 @contextlib.contextmanager
@@ -41,7 +40,7 @@ def plot_curves(path: Path, history: list[dict], metric: str, title: str) -> Non
     """Plot ``metric`` over the iterations of ``train.fit``: every step, its moving average, validation and test."""
     percent = metric == "accuracy"
     steps = numpy.concatenate([record["train"][metric] for record in history])
-    width = max(1, round(SMOOTHING * len(steps)))
+    width = max(1, round(0.02 * len(steps)))
     smooth = numpy.convolve(steps, numpy.ones(width) / width, mode="valid")
     ends = [record["step"] for record in history]
     with _figure(path, 7, 4, title) as figure:

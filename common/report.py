@@ -22,7 +22,6 @@ CONFIG_KEYS = ("options", "command", "device", "threads", "versions", "data_sha2
 SUMMARY_KEYS = ("question", "answer", "numbers", "figures", "seconds")
 VARYING_OPTIONS = ("seed", "device", "data_dir", "output_dir")  # may differ among the seeds that are pooled
 key = operator.itemgetter("step", "model", "measure", "split")  # what names a number
-EQUAL = 1e-6  # standard deviation as a fraction of the mean, up to which values count as equal
 
 
 class Result(NamedTuple):  # what a step left of one seed
@@ -41,7 +40,8 @@ def read(output_dir: Path) -> dict[str, list[Result]]:
     those of seed1, seed2, ... under the same options, code, data and versions. InputError for none, or a damaged file.
     """
     steps, remedy = {}, "run its script again or remove its folder"
-    for step in sorted(path.parent.name for path in output_dir.glob("q[1-9]_*/config.json")):
+    configs = output_dir.glob("q[1-9]_*/config.json")  # those of versions that knew no code_sha256 are not read
+    for step in sorted(path.parent.name for path in configs if "code_sha256" in path.read_text("utf-8")):
         by_seed: dict[int, Result] = {}
         conditions = []
         others = sorted(path.parent for path in output_dir.glob(f"seed*/{step}/config.json"))
@@ -95,10 +95,10 @@ def summarise(number: dict[str, Any]) -> dict[str, Any]:
     """Return a number of ``pool`` with mean, std (None for one value or equal ones) and n of all its values."""
     values = [value for of_seed in number["values"].values() for value in of_seed]
     mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-    return number | {"mean": mean, "std": std if std > EQUAL * abs(mean) else None, "n": len(values)}
+    return number | {"mean": mean, "std": std if std > 1e-6 * abs(mean) else None, "n": len(values)}
 
 
-def worded(entry: dict[str, Any]) -> str:
+def formatted(entry: dict[str, Any]) -> str:
     """Word a number with its standard deviation: accuracies in per cent, others with four decimals."""
     scale, digits, sign = (100, 2, "%") if entry["unit"].startswith("accuracy") else (1, 4, "")
     text, std = f"{scale * entry['mean']:.{digits}f}{sign}", scale * (entry["std"] or 0.0)
@@ -126,7 +126,7 @@ def write(output_dir: Path) -> Path:
             "data, sha256": [config["data_sha256"] for config in configs],
             "commit": [config["git_commit"] or "unknown" for config in configs],
         },
-        worded=worded,
+        formatted=formatted,
     )
     _write_whole(output_dir / "seeds.json", json.dumps(pooled, indent=1, allow_nan=False) + "\n")
     return _write_whole(output_dir / "report.html", text)

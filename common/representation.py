@@ -26,7 +26,6 @@ Measures = dict[str, float]
 SILHOUETTE_POINTS = 2_000  # its time grows with the square
 READER_SEED = 1_000_003  # of no run, so that the reader is independent of what it judges
 ABOUT_THE_SAME = 0.05  # a claim of "about the same" allows Q3 to be lower by this fraction
-AGAINST = " (against the claim)"
 HANDWRITING_BATCH = 1_000  # images in float64 that fit a processor's cache
 ROUNDING = 1e-24  # of the sum of squares: a smaller sum of squared differences between float64 numbers is none
 
@@ -192,15 +191,15 @@ def verdict(claim: str, panels: dict[str, tuple[str, str]], q1: Measures, q3: Me
     """Say whether a claim holds for these measures of Q1 and Q3: it does if every comparison does. ``panels``: measure
     -> its name, and how Q3 must compare with Q1, "higher", "lower" or "not lower" (at most 5 % lower).
     """
-    comparisons = []
+    texts, holds = [], True
     for measure, (words, wanted) in panels.items():
         before, after = q1[measure], q3[measure]
         short = after < before - ABOUT_THE_SAME * abs(before)
         right = {"higher": after > before, "lower": after < before, "not lower": not short}[wanted]
-        name = " ".join(words.split())
-        comparisons.append(f"{name} {before:.3g} in Q1, {after:.3g} in Q3{'' if right else AGAINST}")
-    text = "; ".join(comparisons)
-    return f"{claim}: {'does not hold' if AGAINST in text else 'holds'}; {text}"
+        holds = holds and right
+        against = "" if right else " (against the claim)"
+        texts.append(f"{' '.join(words.split())} {before:.3g} in Q1, {after:.3g} in Q3{against}")
+    return f"{claim}: {'holds' if holds else 'does not hold'}; {'; '.join(texts)}"
 
 
 def _rows(points: Array) -> Array:

@@ -115,7 +115,7 @@ def parse(config_class: type, description: str | None, arguments: list[str] | No
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        # tyro draws a box, of hyphens for an ASCII terminal: a title, the message, then a rule and further help.
+        # tyro prints a box, of hyphens for an ASCII terminal: a title, the message, then a rule and further help.
         parts = re.split(r"(?m)^[ │]*[─-]{5,}[ │]*$", boxed.getvalue().split("\n", 1)[-1])
         message = next(filter(str.strip, parts), "")
         line = " ".join(message.replace("│", " ").split()).removeprefix(f"Error parsing {config_class.__name__}: ")

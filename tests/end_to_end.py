@@ -22,7 +22,7 @@ from reproduce import STEPS  # noqa: E402
 
 BUDGET = {
     "q1_autoencoder": ["--epochs", "2"],
-    "q1_undo": ["--undo-epochs", "1"],
+    "q1_undo": ["--epochs", "1"],
     "q2_classifier": ["--epochs", "2"],
     "q3_frozen_decoder": ["--epochs", "2"],
     "q4_few_shot": ["--subsets", "2", "--plain-iterations", "60", "--iterations", "100"],

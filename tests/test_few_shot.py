@@ -170,7 +170,7 @@ def test_q4_then_q5_keep_their_promises(folders, capsys):
     assert {(entry["after"], entry["before"]) for entry in q5["paired"]} == set(q5_transfer.COMPARISONS)
     upstream = results.read_config(folder)["upstream_sha256"]
     assert set(upstream) == {"q1_autoencoder", "q1_undo", "q4_few_shot"}
-    with pytest.raises(run.InputError, match=r"--seed: got 3, .*q4_few_shot has 0"):
+    with pytest.raises(run.InputError, match=r"seed: expected 3, .*q4_few_shot has 0"):
         q5_transfer.main(q5_transfer.Config(**folders, seed=3))
 
 

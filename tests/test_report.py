@@ -85,7 +85,7 @@ def test_page_is_self_contained_with_every_section_figure_caption_and_number(out
     assert "prefers-color-scheme: dark" in page and "@media print" in page
     results, sections = page.split('<h2 id="q1_autoencoder">')
     for number in map(report.summarise, report.pool(report.read(outputs))["numbers"]):
-        cell = f">{report.worded(number)}</td>"
+        cell = f">{report.formatted(number)}</td>"
         assert (cell in results or not number["headline"]) and (cell in sections or number["split"] != "test")
     assert "0.0044" not in page  # the error on training images, which is no headline
     columns = [re.findall("<th>(.*?)</th>", table.split("<tbody>")[0]) for table in page.split("<details>")[1:]]
@@ -96,7 +96,7 @@ def test_page_is_self_contained_with_every_section_figure_caption_and_number(out
 def test_equal_values_show_no_deviation_and_small_ones_never_zero(outputs):
     page = report.write(outputs).read_text("utf-8")
     assert ">0.0673</td>" in page and ">71.34%</td>" in page and not re.search(r"± 0\.0+\b", page)
-    assert report.worded({"mean": 0.1, "std": 2e-5, "unit": "ratio"}) == "0.1000 ± 2e-05"
+    assert report.formatted({"mean": 0.1, "std": 2e-5, "unit": "ratio"}) == "0.1000 ± 2e-05"
 
 
 def test_partial_results_name_the_command_that_makes_the_rest(outputs):
@@ -127,7 +127,7 @@ def test_numbers_are_pooled_over_the_values_of_all_seeds(outputs):
     assert number["values"] == dict(zip("012", SCRATCH, strict=True)) and number["headline"]
     # 80, 82, 79, 85, 81, 80: mean 487 / 6; squared deviations sum to 39551 - 487^2 / 6
     assert (number["mean"], number["std"]) == pytest.approx((4.87 / 6, ((39551 - 487**2 / 6) / 5) ** 0.5 / 100))
-    assert number["n"] == 6 and report.worded(number) == "81.17% ± 2.14"
+    assert number["n"] == 6 and report.formatted(number) == "81.17% ± 2.14"
 
 
 @pytest.mark.parametrize("seeds", [3, 1])
@@ -177,9 +177,9 @@ def test_readmes_numbers_and_intervals_are_those_of_the_published_run():
     root = Path(__file__).resolve().parents[1]
     published = json.loads((root / "outputs" / "reference" / "seeds.json").read_text("utf-8"))
     readme = (root / "README.md").read_text("utf-8")
-    worded = {report.worded(report.summarise(number)) for number in published["numbers"]}
+    formatted = {report.formatted(report.summarise(number)) for number in published["numbers"]}
     quoted = re.findall(r"\d+\.\d+%? ± \d+\.\d+", readme.split("| supervised CNN")[0])
-    assert len(quoted) >= 18 and not set(quoted) - worded
+    assert len(quoted) >= 18 and not set(quoted) - formatted
     differences = [entry for entry in published["paired"] if entry["before"].startswith("scratch")][:3]
     for mean, low, high in ([f"{100 * entry[name]:+.2f}" for name in ("mean", "low", "high")] for entry in differences):
         assert re.search(rf"\{mean}[^|+-]*\(?[^|]*?\{low} to \{high}", readme), mean
