@@ -4,7 +4,7 @@ Trains a classifier, Q1's encoder and a small head. It reads 99.40 ± 0.08 % of 
 when its answers are averaged over 16 warped copies of each; on pixels, 3 nearest neighbours read 96.92 % and logistic
 regression 91.94 %.
 
-    python q2_classifier.py    # 0.8 minutes on 2 CPU cores
+    python q2_classifier.py    # 0.7 minutes on 2 CPU cores
 
 Needs nothing; fetches the data on first use.
 Writes config.json, metrics.jsonl, summary.json, model.safetensors and *.png to <output-dir>/q2_classifier/.

@@ -4,7 +4,7 @@ Freezes Q2's encoder, trains a new decoder on its latents with Q1's recipe, and 
 beside PCA and a random frozen encoder with a decoder of its own. Of the variance within a digit it keeps 0.31 ± 0.01,
 Q1 0.84, 12 principal components 0.41, the random encoder 0.23 ± 0.05 (test MSE 0.0366 ± 0.0006; 3 seeds).
 
-    python q3_frozen_decoder.py           # 1.1 minutes on 2 CPU cores
+    python q3_frozen_decoder.py           # 1 minute on 2 CPU cores
     python q3_frozen_decoder.py --wide    # a decoder of four times the weights, as a control
 
 Needs the results of q1_autoencoder.py and q2_classifier.py in the same output folder.

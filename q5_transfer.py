@@ -4,7 +4,7 @@ Trains Q4's classifier on Q4's subsets with an encoder that starts from Q1's wei
 on labels spread over the unlabelled images. Fine-tuning gains 8.19 points without augmentation (95 % interval 5.96 to
 10.41) and 0.38 with it (-0.49 to 1.24); on spread labels 98.03 ± 0.19 % are read (9 subsets, 3 of each of 3 seeds).
 
-    python q5_transfer.py    # 2.3 minutes on 2 CPU cores
+    python q5_transfer.py    # 2 minutes on 2 CPU cores
 
 Needs the results of q1_autoencoder.py, q1_autoencoder.py --undo and q4_few_shot.py in the same output folder.
 Writes config.json, metrics.jsonl, summary.json, a checkpoint of every fit and *.png to <output-dir>/q5_transfer/.

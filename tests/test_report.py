@@ -76,7 +76,7 @@ def test_page_is_self_contained_with_every_section_figure_caption_and_number(out
     assert {"results", "elsewhere", "environment", *report.STEPS} == set(re.findall(r'id="(\w+)"', page))
     for step in report.STEPS:
         summary = json.loads((outputs / step / "summary.json").read_text("utf-8"))
-        assert f"{summary['question']}</h2>" in page and f"python {step}.py --epochs 7</code>: 12 s" in page
+        assert f"{summary['question']} <small>" in page and f"python {step}.py --epochs 7</code>: 12 s" in page
         assert f"<li>{html.escape(summary['answer'][0])}</li>" in page
         for name, caption in summary["figures"].items():
             content, text = base64.b64encode((outputs / step / name).read_bytes()).decode(), html.escape(caption)
