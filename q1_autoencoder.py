@@ -117,7 +117,7 @@ def main(config: Config) -> dict:
     refuse_collapse(history[-1]["validation"]["mse"], dataset)
     model = checkpoint.reloaded(step.folder / "model.safetensors", model, config, history[-1])
     metrics = train.evaluate(model, loss_fn, dataset.test)
-    # What the error is to be compared with: one image for all, and the best linear code of as many numbers.
+    # Plain baselines, with which these numbers are to be compared.
     train_images, test_images = dataset.train.inputs.cpu().numpy(), dataset.test.inputs.cpu().numpy()
     baselines = {
         f"PCA-{config.latent_dim}": representation.pca_code(train_images, test_images, config.latent_dim)[-1],

@@ -115,7 +115,7 @@ def main(config: Config) -> dict:
     numbers = run.numbers("Q2", metrics, "test", ("accuracy", "averaged_accuracy"))
     numbers += run.numbers("Q2", history[-1]["validation"], "validation")
     answer = [f"test accuracy {metrics['accuracy']:.2%}, averaged over warps {metrics['averaged_accuracy']:.2%}"]
-    # What accuracy is to be compared with: classifiers that know only pixels, on all training images.
+    # Plain baselines, with which these numbers are to be compared.
     baselines = {
         "3 nearest neighbours on pixels": KNeighborsClassifier(3),
         "logistic regression on pixels": LogisticRegression(C=0.01, tol=1e-3),  # in seconds; not tuned
