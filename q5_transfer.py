@@ -105,7 +105,6 @@ def main(config: Config) -> dict:
     train_labels, batch, rate = dataset.train.targets, q4.batch_size, q4.learning_rate
     regimes = {
         "plain": Regime(q4.plain_iterations * batch, batch, rate, q4.plain_weight_decay, None),
-        # Each batch is warped anew. Iterations and weight decay, tuned on validation for each regime, differ too.
         "augmented": Regime(q4.iterations * batch, batch, rate, q4.weight_decay, STRONG_WARP),
         "spread": Regime(config.spread_epochs * len(dataset.train), 256, rate, q4.weight_decay, STRONG_WARP),
     }
