@@ -201,6 +201,8 @@ def test_q3_trains_a_decoder_with_q1s_recipe(tiny, monkeypatch):
     q1 = q1_autoencoder.Config(batch_size=32)
     assert {name: settings[name] for name in recipe} == {name: getattr(q1, name) for name in recipe}
     assert type(arguments[0]).__name__ == "Decoder"
+    model = q3_frozen_decoder.build(q3_frozen_decoder.Config(), q1_autoencoder.build(q1).encoder).train()
+    assert {weight.requires_grad for weight in model.encoder.parameters()} == {False} and not model.encoder.training
 
 
 def test_q3_refuses_an_encoder_that_changed_though_frozen(tiny, monkeypatch):
