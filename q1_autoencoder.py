@@ -47,7 +47,7 @@ class Config(run.Options):
     learning_rate: float = 1e-2
     """Peak of the one-cycle schedule for a layer of fan-in 128; lower it if the loss is not finite."""
     matrix_learning_rate: float = 0.02
-    """Peak of Muon's schedule for the weights between first and last layer; 0 leaves them to AdamW."""
+    """Peak of Muon's schedule for the weights that touch no pixels; 0 leaves them to AdamW."""
     weight_decay: float = 0.05
     """AdamW's decoupled weight decay."""
 

@@ -20,8 +20,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from common import checkpoint, data, few_shot, plots, representation, run, train
-from common.augment import STRONG_WARP
-from common.few_shot import Outcome, Outcomes, Regime, Subset
+from common.few_shot import Outcome, Outcomes, Subset
 from common.losses import classification_scores, reconstruction_errors
 from common.models import Autoencoder, Classifier, Decoder, Encoder, Head, pixels
 
@@ -47,11 +46,13 @@ class Config(run.Options):
     """Training iterations with augmentation, about."""
     batch_size: int = 50
     """Images per training iteration."""
-    learning_rate: float = 5e-3
-    """Peak of the one-cycle schedule for a layer of fan-in 128; lower it if the loss is not finite."""
+    plain_learning_rate: float = 0.04
+    """Peak of the one-cycle schedule of a classifier without augmentation; from 0.08 on some fits fail."""
     plain_weight_decay: float = 1.0
     """AdamW's decoupled weight decay of a classifier without augmentation."""
-    weight_decay: float = 0.1
+    learning_rate: float = 0.01
+    """Peak of the schedule with augmentation, and of an autoencoder, for a layer of fan-in 128."""
+    weight_decay: float = 0.3
     """AdamW's decoupled weight decay with augmentation, and of an autoencoder."""
     label_smoothing: float = 0.1
     """Weight that the loss, not the metric, takes from the label and gives to all classes alike."""
@@ -107,13 +108,10 @@ def main(config: Config) -> dict:
     dataset = data.load(config.dataset, config.data_dir, step.device)
     test = dataset.test
     subsets = few_shot.subsets(dataset.train.targets, config.shots, config.subsets, config.seed)
-    batch, rate = config.batch_size, config.learning_rate
-    regimes = {
-        "scratch, plain": Regime(config.plain_iterations * batch, batch, rate, config.plain_weight_decay, None),
-        # Each batch is warped anew. Iterations and weight decay, tuned on validation for each regime, differ too.
-        "scratch, augmented": Regime(config.iterations * batch, batch, rate, config.weight_decay, STRONG_WARP),
-        "autoencoder": Regime(config.plain_iterations * batch, batch, rate, config.weight_decay, None),
-    }
+    settings = (config.learning_rate, config.weight_decay)
+    plain, augmented = few_shot.regimes(config, (config.plain_learning_rate, config.plain_weight_decay), settings)
+    autoencoder = plain._replace(learning_rate=config.learning_rate, weight_decay=config.weight_decay)
+    regimes = {"scratch, plain": plain, "scratch, augmented": augmented, "autoencoder": autoencoder}
     loss_fn = partial(loss, config=config)
 
     def train_one(variant: str, subset: Subset) -> Outcome:

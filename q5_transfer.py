@@ -23,30 +23,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import checkpoint, data, few_shot, label_spreading, plots, run
-from common.augment import STRONG_WARP
-from common.few_shot import Outcome, Outcomes, Regime, Subset
+from common.few_shot import Outcome, Outcomes, Subset
 from common.losses import classification_scores
 from common.models import Classifier, Encoder, Head, frozen
 
+# Variant -> where the encoder starts from, the regime, and which labels if not only the given ones. Q4's are in it too.
 STARTS, REGIMES = ("random frozen", "frozen", "fine-tuned"), ("plain", "augmented")
-# Variant -> where the encoder starts from, and the regime. Those from scratch are Q4's.
-VARIANTS = {f"{start}, {regime}": (start, regime) for start in STARTS for regime in REGIMES}
-VARIANTS["spread labels, augmented"] = ("fine-tuned undo", "spread")
+VARIANTS = {f"{start}, {regime}": (start, regime, None) for start in STARTS for regime in REGIMES}
+VARIANTS["spread labels, augmented"] = ("undo", "spread", "both latents")
+# What the start and the labels of the last one add, on the first balanced subset of each seed.
+OTHER_LABELS = ("Q4's answers", "PCA-48", "Q1 latents", "undo latents")
+PARTS = {f"labels by {source}": ("undo", "spread", source) for source in OTHER_LABELS}
+PARTS |= {
+    "undo, augmented": ("undo", "augmented", None),
+    "scratch, spread labels": ("scratch", "spread", "both latents"),
+}
+FROM_Q4 = ("scratch, plain", "scratch, augmented")
 AVERAGED = ("fine-tuned, augmented", "spread labels, augmented")  # also measured over warped copies
-COMPARISONS = (  # after, before
-    ("frozen, plain", "random frozen, plain"),
-    ("frozen, plain", "fine-tuned, plain"),
-    ("fine-tuned, plain", "scratch, plain"),
-    ("fine-tuned, augmented", "scratch, augmented"),
-    ("spread labels, augmented", "scratch, augmented"),
-)
-CURVE, SHOTS = ("scratch", "frozen", "fine-tuned"), (1, 2, 5, 10, 20, 50, 100)  # starts, and labels per digit
+COMPARISONS = (  # after, before, perhaps what is measured
+    ("frozen, plain", "random frozen, plain"), ("frozen, plain", "fine-tuned, plain"),
+    ("fine-tuned, plain", "scratch, plain"), ("fine-tuned, augmented", "scratch, augmented"),
+    ("undo, augmented", "scratch, augmented"), ("scratch, spread labels", "scratch, augmented"),
+    *(("spread labels, augmented", before) for before in (*PARTS, "scratch, augmented")),
+    ("spread labels, augmented", "scratch, augmented", "averaged_accuracy"),
+)  # fmt: skip
+# Start -> regime, and labels per digit.
+CURVE, SHOTS = {"scratch": "scratch, plain", "frozen": "plain", "fine-tuned": "plain"}, (1, 2, 5, 10, 20, 50, 100)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(run.Options):
-    """Which images are labelled, and all settings of training, are Q4's."""
-
+class Config(run.Options):  # which images are labelled, and how long they are shown, is Q4's to say
+    learning_rate: float = 2.5e-3
+    """Peak of the one-cycle schedule from a pretrained encoder; from scratch and on spread labels it is Q4's."""
+    weight_decay: float = 0.3
+    """AdamW's decoupled weight decay, likewise."""
     spread_epochs: int = 2
     """Passes over the 55,000 training images with spread labels, 256 images per iteration."""
 
@@ -54,11 +64,9 @@ class Config(run.Options):
 def build(start: str, subset: Subset, encoders: dict[str, Encoder]) -> Classifier:
     """Compose an encoder with a new head: only where the encoder comes from, and whether it trains, differs."""
     # A random frozen one shows what the weights of Q1 are worth beyond the architecture.
-    pretrained = encoders["undo" if start == "fine-tuned undo" else "Q1"]
-    if start in ("scratch", "random frozen"):
-        encoder = Encoder(**pretrained.arguments, generator=run.generator(subset.seed, "encoder"))
-    else:
-        encoder = copy.deepcopy(pretrained)
+    pretrained = encoders["undo" if start == "undo" else "Q1"]
+    new = Encoder(**pretrained.arguments, generator=run.generator(subset.seed, "encoder"))
+    encoder = new if start in ("scratch", "random frozen") else copy.deepcopy(pretrained)
     if start in ("frozen", "random frozen"):
         frozen(encoder)
     return Classifier(encoder, Head(encoder.arguments["latent_dim"], generator=run.generator(subset.seed, "head")))
@@ -76,13 +84,12 @@ def figures(folder: Path, outcomes: Outcomes, labelled: int) -> dict[str, str]:
     """Plot what the question asks to see; return the titles by file."""
     titles = {
         "accuracy.png": f"Q4 and Q5 on {labelled} labelled images: accuracy on these and on 2,000 test images",
-        "comparison.png": f"Q5: what Q1's encoder adds to {labelled} labelled images",
+        "comparison.png": f"Q5: what Q1's encoder and unlabelled images add to {labelled} labelled images",
         "curve.png": "Q5: how many labels is pretraining worth? Without augmentation, mean and range of the subsets",
     }
-    ends = [f"{start}, {regime}" for start in ("scratch", "fine-tuned") for regime in REGIMES]
-    panels = {variant: outcomes[variant] for variant in ends}
+    panels = {name: outcomes[name] for name in (*FROM_Q4, "fine-tuned, plain", "fine-tuned, augmented")}
     plots.plot_few_shot_curves(folder / "accuracy.png", panels, "accuracy", titles["accuracy.png"])
-    rows = {variant: outcomes[variant] for variant in ("scratch, plain", "scratch, augmented", *VARIANTS)}
+    rows = {name: outcomes[name] for name in (*FROM_Q4, *VARIANTS, *PARTS)}
     plots.plot_dots(folder / "comparison.png", rows, titles["comparison.png"])
     curve = {start: [few_shot.values(outcomes[f"{start}, {shots} per digit"]) for shots in SHOTS] for start in CURVE}
     plots.plot_label_curve(folder / "curve.png", SHOTS, curve, titles["curve.png"])
@@ -91,51 +98,52 @@ def figures(folder: Path, outcomes: Outcomes, labelled: int) -> dict[str, str]:
 
 def main(config: Config) -> dict:
     """Load; for every variant and subset build, train, save, reload, measure; plot; return the summary."""
-    step = run.start(config, "q5_transfer", ("q1_autoencoder", "q1_undo", "q4_few_shot"))
-    encoders = {
-        name: checkpoint.load(config.output_dir / folder / "model.safetensors").model.encoder.to(step.device)
-        for name, folder in {"Q1": "q1_autoencoder", "undo": "q1_undo"}.items()
-    }
+    folder_of_q4 = config.output_dir / "q4_few_shot"
+    step = run.start(config, "q5_transfer", ("q1_autoencoder", "q1_undo", folder_of_q4.name))
+    saved = [checkpoint.load(config.output_dir / of / "model.safetensors") for of in ("q1_autoencoder", "q1_undo")]
+    encoders = {name: of.model.encoder.to(step.device) for name, of in zip(("Q1", "undo"), saved, strict=True)}
     sizes = {name: encoders["Q1"].arguments[name] for name in ("latent_dim", "hidden_relu")}
     if encoders["undo"].arguments != encoders["Q1"].arguments:
         raise run.InputError(f"got {encoders['undo'].arguments} in q1_undo, expected {sizes}: run it again like Q1")
-    results_of_q4, q4 = few_shot.read(config.output_dir / "q4_few_shot", seed=config.seed, **sizes)
-    outcomes = {variant: results_of_q4[variant] for variant in ("scratch, plain", "scratch, augmented")}
+    results_of_q4, q4 = few_shot.read(folder_of_q4, seed=config.seed, **sizes)
+    outcomes = {variant: results_of_q4[variant] for variant in FROM_Q4}
     dataset = data.load(config.dataset, config.data_dir, step.device)
-    train_labels, batch, rate = dataset.train.targets, q4.batch_size, q4.learning_rate
-    regimes = {
-        "plain": Regime(q4.plain_iterations * batch, batch, rate, q4.plain_weight_decay, None),
-        "augmented": Regime(q4.iterations * batch, batch, rate, q4.weight_decay, STRONG_WARP),
-        "spread": Regime(config.spread_epochs * len(dataset.train), 256, rate, q4.weight_decay, STRONG_WARP),
-    }
+    settings = (config.learning_rate, config.weight_decay)
+    regimes = dict(zip(REGIMES, few_shot.regimes(q4, settings, settings), strict=True))
+    of_q4 = (q4.plain_learning_rate, q4.plain_weight_decay), (q4.learning_rate, q4.weight_decay)
+    regimes["scratch, plain"], augmented = few_shot.regimes(q4, *of_q4)
+    regimes["spread"] = augmented._replace(images=config.spread_epochs * len(dataset.train), batch_size=256)
     loss_fn = partial(loss, config=q4)
-    subsets = few_shot.subsets(train_labels, q4.shots, q4.subsets, config.seed)
-    # Neighbours in the latents of Q1 and of its variant carry labels; those in PCA's are controls that need no network.
-    spread_labels, shares = label_spreading.compare(dataset.train, encoders, subsets)
+    subsets = few_shot.subsets(dataset.train.targets, q4.shots, q4.subsets, config.seed)
+    # Neighbours in the latents carry labels. PCA's are controls that need no network, Q4's answers need no graph.
+    labels = label_spreading.compare(dataset.train, encoders, subsets)
+    labels["Q4's answers"] = few_shot.answers(folder_of_q4, "scratch, augmented", dataset.train, subsets)
 
     def train_one(variant: str, subset: Subset) -> Outcome:
-        start, regime = plan[variant]
+        start, regime, by = plan[variant]
         model = build(start, subset, encoders).to(step.device, memory_format=torch.channels_last)
         few = dataset.train[subset.indices]
-        examples = data.Split(dataset.train.inputs, spread_labels[subset.name]) if regime == "spread" else few
-        history = few_shot.fit(model, loss_fn, examples, few, dataset.test, regimes[regime], subset.seed)
-        averaged = variant in AVERAGED
+        examples = data.Split(dataset.train.inputs, labels[by][subset.name]) if by else few
+        seed, curve, averaged = subset.seed, variant in VARIANTS, variant in AVERAGED
+        history = few_shot.fit(model, loss_fn, examples, few, dataset.test, regimes[regime], seed, curve)
         return few_shot.measured(step.folder, variant, subset, model, history, loss_fn, dataset, config, averaged)
 
-    plan, jobs = dict(VARIANTS), [(variant, subset) for variant in VARIANTS for subset in subsets]
-    for start, shots in itertools.product(CURVE, SHOTS):
-        plan[f"{start}, {shots} per digit"] = (start, "plain")
-        larger = few_shot.subsets(train_labels, shots, q4.subsets, config.seed)[1:]
+    plan, jobs = VARIANTS | PARTS, [(variant, subset) for variant in VARIANTS for subset in subsets]
+    jobs += [(variant, subsets[1]) for variant in PARTS]
+    for (start, regime), shots in itertools.product(CURVE.items(), SHOTS):
+        plan[f"{start}, {shots} per digit"] = (start, regime, None)
+        larger = few_shot.subsets(dataset.train.targets, shots, q4.subsets, config.seed)[1:]
         jobs += [(f"{start}, {shots} per digit", subset) for subset in larger]
     outcomes |= few_shot.side_by_side(train_one, jobs, step.device)
-    paired = [few_shot.compared(outcomes, after, before) for after, before in COMPARISONS]
-    paired.append(few_shot.compared(outcomes, *COMPARISONS[-1], "averaged_accuracy"))
+    paired = [few_shot.compared(outcomes, *names) for names in COMPARISONS]
     answer = [few_shot.in_words(difference) for difference in paired]
     answer += [few_shot.overfitting(name, outcomes[name]) for name in ("fine-tuned, plain", *AVERAGED)]
-    answer += [f"labels spread by {name}: {fmean(values):.2%} right" for name, values in shares.items()]
-    numbers = few_shot.numbers(outcomes, tuple(VARIANTS))
-    for name, values in shares.items():
-        numbers += run.numbers(f"labels spread by {name}", {"accuracy": values}, "unlabelled")
+    answer.append("one seed shares one encoder and has no interval: outputs/reference/report.html has those over seeds")
+    numbers = few_shot.numbers(outcomes, (*VARIANTS, *PARTS))
+    for by, of in labels.items():
+        right = [label_spreading.share_right(of[subset.name], subset, dataset.train) for subset in subsets[1:]]
+        answer.append(f"labels by {by}: {fmean(right):.2%} right")
+        numbers += run.numbers(f"labels by {by}", {"accuracy": right}, "unlabelled")
     titles = figures(step.folder, outcomes, len(subsets[0].indices))
     fits = few_shot.records(outcomes)
     return step.finish(dataset.fingerprint, fits, answer=answer, numbers=numbers, figures=titles, paired=paired)

@@ -35,7 +35,8 @@ STEPS = (
     Step("q1_autoencoder", "q1_autoencoder.py", (), (), 65),
     Step("q1_undo", "q1_autoencoder.py", ("--undo",), (), 50),
     Step("q2_classifier", "q2_classifier.py", (), (), 50),
-    Step("q3_frozen_decoder", "q3_frozen_decoder.py", (), ("q1_autoencoder", "q2_classifier"), 75),
+    Step("q2_plain", "q2_classifier.py", ("--plain",), (), 35),
+    Step("q3_frozen_decoder", "q3_frozen_decoder.py", (), ("q1_autoencoder", "q2_classifier", "q2_plain"), 120),
     Step("q4_few_shot", "q4_few_shot.py", (), (), 45),
     Step("q5_transfer", "q5_transfer.py", (), ("q1_autoencoder", "q1_undo", "q4_few_shot"), 150),
 )

@@ -5,22 +5,21 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from common import checkpoint, data, results, run, train
-from common.augment import Averaged
+from common.augment import STRONG_WARP, Averaged
 from common.data import Dataset, Split
 from common.models import digest
 
-EVALUATIONS = 8  # of each fit
+LOOKS = 2**0.5  # from one evaluation of a fit to the next, in iterations: for a logarithmic axis
 CURVE_IMAGES = 2_000  # test images in the curves; the numbers quoted are of all 10,000
 COPIES = 4  # warped, of each test image, over which answers are averaged
 MOST_THREADS = 4  # of Python, which share one interpreter
@@ -65,18 +64,31 @@ def subsets(labels: Tensor, shots: int, count: int, seed: int) -> list[Subset]:
     ]
 
 
+def regimes(q4: Any, plain: tuple[float, float], augmented: tuple[float, float]) -> tuple[Regime, Regime]:
+    """Return how to train without augmentation, and with it: each batch is warped anew, and there are more of them.
+    Q4's options say how many images are shown, and at a time; learning rate and weight decay are tuned for each start.
+    """
+    batch = q4.batch_size
+    return (
+        Regime(q4.plain_iterations * batch, batch, *plain, None),
+        Regime(q4.iterations * batch, batch, *augmented, STRONG_WARP),
+    )
+
+
 def fit(
-    model: nn.Module, loss_fn: train.LossFunction, examples: Split, few: Split, test: Split, regime: Regime, seed: int
-) -> list[dict]:
+    model: nn.Module, loss_fn: train.LossFunction, examples: Split, few: Split, test: Split, regime: Regime, seed: int,
+    curve: bool = True,
+) -> list[dict]:  # fmt: skip
     """Train ``model`` in place on ``examples`` (in Q4 they are ``few``) and return its history, with metrics on ``few``
-    as "labelled", never warped, and on the first 2,000 of ``test``: the gap is over-fitting. Examples are repeated, so
-    that an epoch is an eighth of the training, unless they are many. RunError if a frozen encoder has changed.
+    as "labelled", never warped, and on the first 2,000 of ``test``: the gap is over-fitting. With ``curve`` from before
+    training to the end, a record whenever there were 1.4 times as many iterations, else of the end alone. Examples
+    that are too few for a batch are repeated. RunError if a frozen encoder has changed.
     """
     before, settings = digest(model.encoder), regime._asdict()
-    images = settings.pop("images")
-    repeats = max(1, round(images / EVALUATIONS / len(examples)))
-    epochs = max(1, round(images / len(examples) / repeats))
+    repeats = max(1, regime.batch_size // len(examples))
+    epochs = max(1, round(settings.pop("images") / len(examples) / repeats))
     repeated = examples[torch.arange(len(examples)).repeat(repeats)] if repeats > 1 else examples
+    settings["looks"] = {0, *(round(epochs / LOOKS**k) for k in range(2 * epochs.bit_length()))} if curve else ()
     held_out = {"labelled": few, "test": test[:CURVE_IMAGES]}
     history = train.fit(model, loss_fn, repeated, held_out, epochs=epochs, seed=seed, **settings)
     if not any(weight.requires_grad for weight in model.encoder.parameters()) and digest(model.encoder) != before:
@@ -89,14 +101,43 @@ def measured(
     dataset: Dataset, config: run.Options, averaged: bool = False,
 ) -> Outcome:  # fmt: skip
     """Save, reload and measure a model on "labelled", "validation" and "test" images, ``averaged`` over warps too."""
-    path = folder / (re.sub(r"[^a-z0-9]+", "_", f"{variant} {subset.name}") + ".safetensors")
-    saved = checkpoint.reloaded(path, model, config, history[-1])
+    saved = checkpoint.reloaded(_path(folder, variant, subset), model, config, history[-1])
     splits = {"labelled": dataset.train[subset.indices]} | dataset.held_out
     metrics = {name: train.evaluate(saved, loss_fn, split) for name, split in splits.items()}
     if averaged:
         answers = train.evaluate(Averaged(saved, COPIES), loss_fn, dataset.test)
         metrics["test"]["averaged_accuracy"] = answers["accuracy"]
-    return Outcome(history, metrics)
+    return Outcome(history, metrics | (overfitting_measures(history) if len(history) > 1 else {}))
+
+
+def _path(folder: Path, variant: str, subset: Subset) -> Path:
+    return folder / (re.sub(r"[^a-z0-9]+", "_", f"{variant} {subset.name}") + ".safetensors")
+
+
+def answers(folder: Path, variant: str, split: Split, subsets: list[Subset]) -> dict[str, Tensor]:
+    """Return, by subset's name, labels (N,) of ``split`` as a saved classifier gives them, the given ones kept."""
+    labels = {}
+    for subset in subsets:
+        model = checkpoint.load(_path(folder, variant, subset)).model.to(split.inputs.device)
+        labels[subset.name] = train.apply(model, split.inputs).argmax(1)
+        labels[subset.name][subset.indices] = split.targets[subset.indices]
+    return labels
+
+
+def overfitting_measures(history: list[dict]) -> dict[str, dict[str, float]]:
+    """Return, by split, at which recorded iteration the accuracy on the labelled images first had its last value, at
+    which the loss on the first 2,000 test images was lowest, and how often as high as that it was at the end.
+    """
+    loss = "cross_entropy" if "cross_entropy" in history[-1]["test"] else "bce"
+    lowest = min(history, key=lambda record: record["test"][loss])
+    of_test = {"lowest_loss_iteration": lowest["step"]}
+    of_test["last_loss_over_lowest"] = history[-1]["test"][loss] / lowest["test"][loss]
+    measures = {f"first {CURVE_IMAGES:,} test": of_test}
+    if loss == "cross_entropy":
+        last = history[-1]["labelled"]["accuracy"]
+        fitted = next(record["step"] for record in history if record["labelled"]["accuracy"] == last)
+        measures["labelled curve"] = {"last_accuracy_from_iteration": fitted}
+    return measures
 
 
 def side_by_side(
@@ -125,14 +166,19 @@ def values(by_subset: dict[str, Outcome], measure: str = "accuracy", split: str 
 
 
 def overfitting(variant: str, by_subset: dict[str, Outcome], measure: str = "accuracy") -> str:
-    """Say how well the balanced subsets' models do on test images, and how much better on the labelled ones."""
-    test, labelled = (values(by_subset, measure, split) for split in ("test", "labelled"))
-    mean, deviation, mean_labelled = fmean(test), stdev(test), fmean(labelled)
-    if measure == "accuracy":
-        gap = f"{mean_labelled:.1%} on the labelled images: over-fitting by {100 * (mean_labelled - mean):.1f} points"
-        return f"{variant}: test accuracy {mean:.2%} ± {100 * deviation:.2f}, {gap}"
-    gap = f"{mean / mean_labelled:.1f} times that of the images it saw"
-    return f"{variant}: test {measure.upper()} {mean:.4f} ± {deviation:.4f}, {gap}"
+    """Say how well the balanced subsets' models do on test images, how much better on the labelled ones, and when."""
+    test, labelled = (fmean(values(by_subset, measure, split)) for split in ("test", "labelled"))
+    curves = [outcome.metrics for name, outcome in by_subset.items() if name != "first"]
+    lowest, rise = (
+        median(curve[f"first {CURVE_IMAGES:,} test"][name] for curve in curves)
+        for name in ("lowest_loss_iteration", "last_loss_over_lowest")
+    )
+    when = f"test loss lowest at iteration {lowest:.0f}, at the end {rise:.2f} times that"
+    if measure != "accuracy":
+        return f"{variant}: test {measure.upper()} {test:.4f}, {test / labelled:.1f} times that of its images; {when}"
+    fitted = median(curve["labelled curve"]["last_accuracy_from_iteration"] for curve in curves)
+    gap = f"{labelled:.1%} on the labelled images from iteration {fitted:.0f} on"
+    return f"{variant}: test accuracy {test:.2%}, {gap}: over-fitting by {100 * (labelled - test):.1f} points; {when}"
 
 
 def numbers(outcomes: Outcomes, headline: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -147,26 +193,21 @@ def numbers(outcomes: Outcomes, headline: tuple[str, ...] = ()) -> list[dict[str
     return entries
 
 
-def paired(after: list[float], before: list[float]) -> dict[str, float]:
-    """Return mean, low, high (95 % interval, Student's t) and n of the differences ``after`` minus ``before``."""
-    differences = numpy.subtract(after, before)
-    half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / len(differences) ** 0.5
-    mean = float(differences.mean())
-    return {"mean": mean, "low": mean - float(half), "high": mean + float(half), "n": len(differences)}
-
-
 def compared(outcomes: Outcomes, after: str, before: str, measure: str = "accuracy") -> dict[str, Any]:
-    """Return ``paired`` of two variants' test results as an entry of summary.json."""
-    difference = paired(values(outcomes[after], measure), values(outcomes[before], measure))
-    return {"after": after, "before": before, "measure": measure, **difference}
+    """Return the mean difference of two variants' test results on the balanced subsets that both have, as an entry of
+    summary.json. It has no interval: the subsets share one pretrained encoder (``report.interval`` is over seeds).
+    """
+    common = [name for name in outcomes[after] if name in outcomes[before] and name != "first"]
+    sides = [[outcomes[variant][name].metrics["test"][measure] for name in common] for variant in (after, before)]
+    mean = fmean(numpy.subtract(*sides))
+    return {"after": after, "before": before, "measure": measure, "mean": mean, "n": len(common)}
 
 
 def in_words(difference: dict[str, Any]) -> str:
     """Word an entry of ``compared``."""
-    mean, low, high = (100 * difference[name] for name in ("mean", "low", "high"))
     what = "" if difference["measure"] == "accuracy" else ", both averaged over warps"
-    interval = f"95 % interval {low:+.2f} to {high:+.2f}, {difference['n']} subsets of one seed"
-    return f"{difference['after']} minus {difference['before']}{what}: {mean:+.2f} points ({interval})"
+    mean, count = f"{100 * difference['mean']:+.2f} points", difference["n"]
+    return f"{difference['after']} minus {difference['before']}{what}: {mean} (subsets: {count})"
 
 
 def records(outcomes: Outcomes) -> list[dict]:

@@ -20,6 +20,7 @@ from common.few_shot import Subset
 NEIGHBOURS = 10
 ALPHA = 0.99  # as in the paper: how much a point takes over from its neighbours
 ITERATIONS = 50  # more label no better
+COMPONENTS = (12, 48)  # of the pixels: as many as latents, unless --latent-dim is given, and four times as many
 
 
 def neighbour_graph(points: NDArray) -> csr_matrix:
@@ -43,24 +44,27 @@ def spread(graph: csr_matrix, indices: NDArray, labels: NDArray) -> NDArray:
     return numpy.where(known < 0, model.transduction_, known).astype(numpy.int64)  # the model changes given ones too
 
 
-def compare(
-    split: Split, encoders: dict[str, nn.Module], subsets: list[Subset]
-) -> tuple[dict[str, Tensor], dict[str, list[float]]]:
+def compare(split: Split, encoders: dict[str, nn.Module], subsets: list[Subset]) -> dict[str, dict[str, Tensor]]:
     """Spread each subset's labels over graphs of all images of ``split``: by each encoder's latents, by all of these
-    graphs added up and, as controls, by principal components of the pixels, as many as latents and four times as many.
-    Return by subset's name the labels (N,) that all latents give, and by graph's name, for each class-balanced subset
-    (not the first), the fraction of right labels among the images outside it.
+    graphs added up ("both") and, as controls, by principal components of the pixels. Return, by name of the graph and
+    of the subset, the labels (N,).
     """
     pixels, labels = split.inputs.flatten(1).cpu().numpy(), split.targets.cpu().numpy()
     latents = {f"{name} latents": train.apply(model, split.inputs).cpu().numpy() for name, model in encoders.items()}
-    dimensions = next(iter(latents.values())).shape[1]
-    components = PCA(min(4 * dimensions, pixels.shape[1]), random_state=0).fit_transform(pixels)
-    points = latents | {f"PCA-{kept}": components[:, :kept] for kept in (dimensions, components.shape[1])}
+    components = PCA(max(COMPONENTS), random_state=0).fit_transform(pixels)
+    points = latents | {f"PCA-{kept}": components[:, :kept] for kept in COMPONENTS}
     graphs = {name: neighbour_graph(points[name]) for name in tqdm(points, "neighbours", leave=False, disable=None)}
-    graphs["all latents"] = sum(graphs[name] for name in latents)  # the last, so that its labels are returned
-    shares = {}
+    graphs["both latents"] = sum(graphs[name] for name in latents)
+    spread_labels: dict[str, dict[str, Tensor]] = {}
     for name, graph in tqdm(graphs.items(), "spreading labels", leave=False, disable=None):
-        by_subset = {subset.name: spread(graph, subset.indices.numpy(), labels[subset.indices]) for subset in subsets}
-        is_right = [numpy.delete(by_subset[subset.name] == labels, subset.indices) for subset in subsets[1:]]
-        shares[name] = [float(images.mean()) for images in is_right]
-    return {name: torch.from_numpy(given).to(split.targets.device) for name, given in by_subset.items()}, shares
+        for subset in subsets:
+            by_graph = torch.from_numpy(spread(graph, subset.indices.numpy(), labels[subset.indices]))
+            spread_labels.setdefault(name, {})[subset.name] = by_graph.to(split.targets.device)
+    return spread_labels
+
+
+def share_right(labels: Tensor, subset: Subset, split: Split) -> float:
+    """Return the fraction of right ``labels`` (N,) among the images of ``split`` outside the subset."""
+    outside = torch.ones_like(labels, dtype=torch.bool)
+    outside[subset.indices] = False
+    return (labels == split.targets)[outside].double().mean().item()

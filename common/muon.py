@@ -9,8 +9,7 @@ ITERATIONS = 5
 
 class Muon(torch.optim.Optimizer):
     """Move weights against the orthogonal matrix nearest to their momentum (Nesterov's), times ``lr`` and, where there
-    are more rows (the first dimension) than columns, the root of rows over columns. For the weights between the first
-    layer and the last; the others are AdamW's.
+    are more rows (the first dimension) than columns, the root of rows over columns.
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.95):

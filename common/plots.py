@@ -19,7 +19,8 @@ from common.run import UNITS
 
 SPLIT_COLOURS = {"train": "#0072B2", "labelled": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
 SERIES_COLOURS = ["#0072B2", "#D55E00", "#999999", "#CC79A7"]
-BAR_COLOURS = {"Q1": "#0072B2", "Q3": "#D55E00", "random encoder": "#999999", "PCA": "#CC79A7"}
+BAR_COLOURS = {"Q1": "#0072B2", "Q3": "#D55E00", "Q3 on plain Q2": "#E69F00", "random encoder": "#999999"}
+BAR_COLOURS |= {"digit's mean image": "#56B4E9", "PCA": "#CC79A7"}
 # Ten digits need ten colours, more than any colour-blind safe palette keeps apart: points are plotted as digits too.
 DIGIT_COLOURS = matplotlib.colormaps["tab10"].colors
 STYLE = {"axes.axisbelow": True, "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False}
@@ -65,9 +66,10 @@ def plot_curves(path: Path, history: list[dict], metric: str, title: str) -> Non
 
 
 def plot_few_shot_curves(path: Path, panels: dict[str, dict[str, Any]], metric: str, title: str) -> None:
-    """Plot ``metric`` over training iterations on labelled and on test images, a panel for each variant, on one scale
-    as in ``plot_curves``, from variant -> subset -> outcome of ``few_shot``. The first balanced subset is thick, and
-    the panel's title says its last values and their gap; `first`, which is not balanced, is left out.
+    """Plot ``metric`` over training iterations, from before the first on, on labelled and on test images, a panel for
+    each variant, on one scale as in ``plot_curves``, from variant -> subset -> outcome of ``few_shot``. The first
+    balanced subset is thick, the lowest of its test losses marked, and the panel's title says its last values and their
+    gap; `first`, which is not balanced, is left out.
     """
     percent, columns = metric == "accuracy", min(2, len(panels))
     rows = -(-len(panels) // columns)
@@ -87,9 +89,14 @@ def plot_few_shot_curves(path: Path, panels: dict[str, dict[str, Any]], metric: 
                 axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             else:
                 numbers = f"labelled {train:.3g}, test {test:.3g}: {test / train:.1f} times as much"
+                lowest = min(histories[0], key=lambda record: record["test"][metric])
+                step, value = lowest["step"], lowest["test"][metric]
+                axes.plot(step, value, "kv", label=f"lowest on test images: {value:.3g}, iteration {step}")
                 _log_axis(axes)
             axes.set_title(f"{name}\n{numbers}", fontsize=9)
+            axes.set_xscale("symlog", linthresh=histories[0][1]["step"])  # logarithmic, but for the first step from 0
             axes.set_xlim(left=0)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         figure.supylabel(UNITS[metric], fontsize=10)
         for axes in grid[-1]:
             axes.set_xlabel("training iteration")
@@ -117,13 +124,16 @@ def plot_dots(path: Path, rows: dict[str, dict[str, Any]], title: str) -> None:
         axes = figure.subplots()
         for height, by_subset in enumerate(rows.values()):
             accuracies = {subset: outcome.metrics["test"]["accuracy"] for subset, outcome in by_subset.items()}
-            first, values = accuracies.pop("first"), list(accuracies.values())
-            axes.plot(values, [height] * len(values), "o", color=SERIES_COLOURS[0], alpha=0.6, label="balanced subset")
-            mean, deviation = numpy.mean(values), numpy.std(values, ddof=1)
-            axes.plot([mean, mean], [height - 0.3, height + 0.3], color="black", linewidth=1.5, label="their mean")
             look = {"fillstyle": "none", "color": SERIES_COLOURS[1], "label": "first training images, as many"}
-            axes.plot(first, height, "D", **look)
-            text, beside = f"{mean:.2%} ± {100 * deviation:.2f}", ("axes fraction", "data")
+            if "first" in accuracies:
+                axes.plot(accuracies.pop("first"), height, "D", **look)
+            values = list(accuracies.values())
+            axes.plot(values, [height] * len(values), "o", color=SERIES_COLOURS[0], alpha=0.6, label="balanced subset")
+            mean = numpy.mean(values)
+            axes.plot([mean, mean], [height - 0.3, height + 0.3], color="black", linewidth=1.5, label="their mean")
+            text, beside = f"{mean:.2%}", ("axes fraction", "data")
+            if len(values) > 1:
+                text += f" ± {100 * numpy.std(values, ddof=1):.2f}"
             axes.annotate(text, (1.01, height), xycoords=beside, va="center", fontsize=9)
         axes.set_yticks(range(len(rows)), rows)
         axes.invert_yaxis()

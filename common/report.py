@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Template
+from scipy import stats
 
-from common import few_shot, run
+from common import run
 
-STEPS = ("q1_autoencoder", "q1_undo", "q2_classifier", "q3_frozen_decoder", "q4_few_shot", "q5_transfer")
+STEPS = ("q1_autoencoder", "q1_undo", "q2_classifier", "q2_plain", "q3_frozen_decoder", "q4_few_shot", "q5_transfer")
 CONFIG_KEYS = ("options", "command", "device", "threads", "versions", "data_sha256", "code_sha256", "git_commit")
 SUMMARY_KEYS = ("question", "answer", "numbers", "figures", "seconds")
 VARYING_OPTIONS = ("seed", "device", "data_dir", "output_dir")  # may differ among the seeds that are pooled
+VERDICTS = ("holds", "in direction", "refuted", "one seed")  # a claim's is the last of its measures'
+ABOUT_THE_SAME = 0.05  # a claim of "about the same" allows Q3 to be lower by this fraction
 key = operator.itemgetter("step", "model", "measure", "split")  # what names a number
 
 
@@ -69,26 +72,65 @@ def read_json(path: Path, keys: tuple[str, ...], remedy: str) -> dict[str, Any]:
 
 
 def pool(steps: dict[str, list[Result]]) -> dict[str, Any]:
-    """Return what seeds.json holds: each step's code hash, numbers with values by seed, paired differences of all."""
+    """Return what seeds.json holds: each step's code hash, numbers with values by seed, paired differences, claims."""
     numbers: dict[tuple, dict[str, Any]] = {}
-    paired = []
+    paired, claims = [], []
     for step, results in steps.items():
         for _, config, summary in results:
             for entry in summary["numbers"]:
                 kept = {name: entry[name] for name in ("model", "measure", "split", "unit", "headline")}
                 number = numbers.setdefault(key({"step": step, **entry}), {"step": step, **kept, "values": {}})
                 number["values"][str(config["options"]["seed"])] = entry["values"]
-        for entry in results[0].summary.get("paired", ()):
-            sides = (numbers[step, model, entry["measure"], "test"] for model in (entry["after"], entry["before"]))
-            paired.append({"step": step, **entry, **few_shot.paired(*map(_independent, sides))})
+        seed0 = results[0].summary
+        paired += [{"step": step, **entry, **_paired(results, entry)} for entry in seed0.get("paired", ())]
+        for claim in seed0.get("claims", ()):
+            for after in claim["after"]:
+                sides = {"step": step, "before": claim["before"], "after": after}
+                compared = [
+                    sides | {"measure": measure, "words": " ".join(words.split()), "wanted": wanted}
+                    for measure, (words, wanted) in claim["panels"].items()
+                ]
+                compared = [entry | _judged(numbers, entry) for entry in compared]
+                verdict = max((entry["verdict"] for entry in compared), key=VERDICTS.index)
+                claims.append({"claim": claim["claim"], **sides, "verdict": verdict, "compared": compared})
     code = {step: results[0].config["code_sha256"] for step, results in steps.items()}
-    return {"code_sha256": code, "numbers": list(numbers.values()), "paired": paired}
+    return {"code_sha256": code, "numbers": list(numbers.values()), "paired": paired, "claims": claims}
 
 
-def _independent(number: dict[str, Any]) -> list[float]:
-    """Return the seeds' means, since subsets of one seed share its pretrained encoders; of one seed its subsets."""
-    by_seed = list(number["values"].values())
-    return by_seed[0] if len(by_seed) == 1 else [statistics.fmean(values) for values in by_seed]
+def _paired(results: list[Result], entry: dict[str, Any]) -> dict[str, float | None]:
+    """Return ``interval`` of an entry of "paired" over the seeds: subsets of one seed share its pretrained encoders."""
+    of_seeds = [result.summary["paired"] for result in results]
+    same = operator.itemgetter("after", "before", "measure")
+    return interval([next(of["mean"] for of in paired if same(of) == same(entry)) for paired in of_seeds])
+
+
+def interval(differences: list[float]) -> dict[str, Any]:
+    """Return mean, low, high, n of independent differences: a 95 % interval by Student's t, None for a single one."""
+    mean, n = statistics.fmean(differences), len(differences)
+    if n == 1:
+        return {"mean": mean, "low": None, "high": None, "n": n}
+    half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(differences) / n**0.5
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
+
+
+def _judged(numbers: dict[tuple, dict[str, Any]], entry: dict[str, Any]) -> dict[str, Any]:
+    """Return both sides' means over the seeds, the interval of their difference, and what that says of the claim.
+
+    It *holds* if the interval lies on the wanted side of 0, *in direction* if only the mean does or, where "about the
+    same" is enough, if the interval lies above -5 % of the mean before. Otherwise it is *refuted*.
+    """
+    sides = (numbers[entry["step"], entry[side], entry["measure"], "test"]["values"] for side in ("after", "before"))
+    after, before = ([statistics.fmean(values) for values in side.values()] for side in sides)
+    means = {"mean_before": statistics.fmean(before), "mean_after": statistics.fmean(after)}
+    over_seeds = interval([x - y for x, y in zip(after, before, strict=True)])
+    mean, low, high = (over_seeds[name] for name in ("mean", "low", "high"))
+    if low is None:
+        return means | over_seeds | {"verdict": "one seed"}
+    if entry["wanted"] == "lower":
+        mean, low = -mean, -high
+    same = entry["wanted"].startswith("about") and low > -ABOUT_THE_SAME * abs(means["mean_before"])
+    verdict = "holds" if low > 0 else "in direction" if mean > 0 or same else "refuted"
+    return means | over_seeds | {"verdict": verdict}
 
 
 def summarise(number: dict[str, Any]) -> dict[str, Any]:
@@ -119,6 +161,7 @@ def write(output_dir: Path) -> Path:
         numbers=numbers,
         sections=[_section(step, first, numbers) for step, first in firsts.items()],
         paired=pooled["paired"],
+        claims=pooled["claims"],
         environment={
             "dataset": [config["options"]["dataset"] for config in configs],
             "versions": [", ".join(map(" ".join, config["versions"].items())) for config in configs],

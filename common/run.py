@@ -25,14 +25,17 @@ from common import results
 from common.download import DATA_DIR, DatasetName
 from common.results import REPOSITORY
 
-MADE_BY = {"q1_undo": "q1_autoencoder.py --undo"}  # results whose name is not their script's
+MADE_BY = {
+    "q1_undo": "q1_autoencoder.py --undo",
+    "q2_plain": "q2_classifier.py --plain",
+}  # results whose name is not their script's
 # What an option may be; the others are whole numbers from 1 or other numbers from 0.
 LIMITS = {"seed": (0, 2**32 - 1), "latent_dim": (2, 784), "subsets": (2, 999)}  # scikit-learn takes no larger seed
 LIMITS |= {"learning_rate": (1e-9, math.inf), "label_smoothing": (0, 1)}
 # By how a measure's name ends.
 UNITS = {"l1": "L1 per pixel, pixels in [0, 1]", "mse": "MSE per pixel, pixels in [0, 1]", "r2": "R^2"}
 UNITS |= {"bce": "binary cross-entropy per pixel (nats)", "cross_entropy": "cross-entropy (nats)"}
-UNITS |= {"accuracy": "accuracy (fraction)"}
+UNITS |= {"accuracy": "accuracy (fraction)", "iteration": "training iterations"}
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
 

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -29,23 +29,31 @@ EVALUATION_BATCH = 500  # keeps to the cache of a CPU
 def fit(
     model: nn.Module, loss_fn: LossFunction, split: Split, held_out: dict[str, Split], *, epochs: int, batch_size: int,
     learning_rate: float, weight_decay: float, seed: int, matrix_learning_rate: float = 0.0,
-    transform: Transform | None = None,
+    transform: Transform | None = None, looks: Collection[int] | None = None,
 ) -> list[dict]:  # fmt: skip
-    """Train ``model`` in place on ``split`` and return one record per epoch.
+    """Train ``model`` in place on ``split`` and return a record for each epoch, or for those in ``looks`` and the last.
 
     AdamW under a one-cycle learning rate that rises to ``learning_rate`` and falls to nearly zero (Smith & Topin
     2018), smaller for wide layers (``_optimisers``), over the parameters that require gradients; with a
-    ``matrix_learning_rate``, the weights between the first layer and the last are Muon's under that rate. The order of
-    an epoch, and ``transform`` of its inputs if given, draw from generators made of ``seed`` and the epoch's number.
+    ``matrix_learning_rate``, the weights that touch no pixels are Muon's under that rate. The order of an epoch, and
+    ``transform`` of its inputs if given, draw from generators made of ``seed`` and the epoch's number.
 
-    A record holds epoch, step (training iterations so far), learning_rate, train (each metric at every step of the
-    epoch) and under each name in ``held_out`` that split's metrics. Raises RunError when the loss is not finite,
-    ValueError when nothing is trainable.
+    A record holds epoch (0 is before training), step (training iterations so far), learning_rate, train (each metric at
+    every step of the epoch) and under each name in ``held_out`` that split's metrics. Raises RunError when the loss is
+    not finite, ValueError when nothing is trainable.
     """
     steps = math.ceil(len(split) / batch_size)
     optimisers = _optimisers(model, learning_rate, matrix_learning_rate, weight_decay)
     schedules = [_one_cycle(optimiser, epochs * steps) for optimiser in optimisers]
-    history = []
+    looks = {epochs, *(range(1, epochs + 1) if looks is None else looks)}
+
+    def measured(epoch: int, rate: float, metrics: dict[str, list[float]]) -> list[dict]:
+        if epoch not in looks:
+            return []
+        record = {"epoch": epoch, "step": epoch * steps, "learning_rate": rate, "train": metrics}
+        return [record | {name: evaluate(model, loss_fn, part) for name, part in held_out.items()}]
+
+    history = measured(0, 0.0, {})
     alone = threading.current_thread() is threading.main_thread()  # fits side by side have one bar together
     with tqdm(total=epochs * steps, unit=" steps", leave=False, disable=None if alone else True) as progress:
         for epoch in range(1, epochs + 1):
@@ -53,8 +61,7 @@ def fit(
             progress.set_description(f"epoch {epoch}/{epochs}", refresh=False)
             examples = _examples(split, batch_size, transform, seed, epoch)
             rate, metrics = _epoch(model, loss_fn, examples, schedules, epoch, steps, progress)
-            record = {"epoch": epoch, "step": epoch * steps, "learning_rate": rate, "train": metrics}
-            history.append(record | {name: evaluate(model, loss_fn, part) for name, part in held_out.items()})
+            history += measured(epoch, rate, metrics)
     return history
 
 
@@ -117,8 +124,9 @@ def _optimisers(
     AdamW's steps are equally large for every weight, so a layer's output moves in proportion to its fan-in. Weights
     take ``learning_rate`` times sqrt(128 / fan-in), at most 4 times; biases take ``learning_rate``.
     """
-    layers = [layer for layer in model.modules() if fan_in(layer)]
-    matrices = [layer.weight for layer in layers[1:-1] if layer.weight.requires_grad] if matrix_learning_rate else []
+    weights = [layer.weight for layer in model.modules() if fan_in(layer)] if matrix_learning_rate else []
+    # All but those of one channel in or out, the pixels': so a decoder alone has the optimisers of an autoencoder's.
+    matrices = [weight for weight in weights if weight.requires_grad and min(weight.shape[:2]) > 1]
     orthogonal = set(matrices)
     groups: dict[float, list] = {}
     for layer in model.modules():

@@ -83,7 +83,7 @@ def make_known(patch: pytest.MonkeyPatch, contents: dict[str, bytes]) -> None:
 def make_small(patch: pytest.MonkeyPatch) -> None:
     """Leave 2,100 images to train on, and plot and measure less."""
     patch.setattr(data, "VALIDATION_IMAGES", 4_000)
-    patch.setattr(few_shot, "EVALUATIONS", 2)
+    patch.setattr(few_shot, "LOOKS", 8)
     patch.setattr(importlib.import_module("q5_transfer"), "SHOTS", (1, 3))
     patch.setattr(reader.train_reader, "__kwdefaults__", {"epochs": 1})
     q1 = importlib.import_module("q1_autoencoder")

@@ -1,12 +1,12 @@
 """Q4 and Q5, and what they share, on synthetic digits."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 
 import q1_autoencoder
@@ -55,45 +55,61 @@ def test_subsets_are_first_and_balanced_and_differ(data_dir):
     assert len({subset.seed for subset in [*chosen, *few_shot.subsets(labels, 2, 3, seed=1)]}) == 8
 
 
-@pytest.mark.parametrize("count", [10, 100, 130, 1_000])
+@pytest.mark.parametrize("count", [10, 20, 100, 130, 1_000])
 def test_every_labelled_image_is_shown_equally_often_for_about_the_images_of_the_regime(count, monkeypatch):
     calls = []
-    monkeypatch.setattr(few_shot, "EVALUATIONS", 8)
+    monkeypatch.setattr(few_shot, "LOOKS", 2**0.5)
     monkeypatch.setattr(few_shot.train, "fit", lambda *of, **settings: calls.append((of, settings)))
     few, model = data.Split(torch.zeros(count, 1), torch.arange(count)), Classifier(Encoder(), Head())
-    few_shot.fit(model, None, few, few, few, Regime(15_000, 50, 0.1, 0.2, STRONG_WARP), seed=3)
+    for curve in (True, False):
+        few_shot.fit(model, None, few, few, few, Regime(15_000, 50, 0.1, 0.2, STRONG_WARP), 3, curve)
     (_, _, examples, held_out), settings = calls[0]
-    assert set(torch.bincount(examples.targets).tolist()) == {len(examples) // count}
-    assert settings["epochs"] * len(examples) == pytest.approx(15_000, rel=0.2)
-    assert count > 100 or settings["epochs"] == 8
+    assert set(torch.bincount(examples.targets).tolist()) == {len(examples) // count} and len(examples) >= 40
+    epochs, looks = settings["epochs"], sorted(settings["looks"])
+    assert epochs * len(examples) == pytest.approx(15_000, rel=0.05)
+    assert looks[:2] == [0, 1] and looks[-1] == epochs and calls[1][1]["looks"] == ()
+    assert all(later <= max(1.7 * look, look + 1) for look, later in itertools.pairwise(looks))
     assert torch.equal(held_out["labelled"].targets, few.targets) and set(held_out) == {"labelled", "test"}
     assert (settings["learning_rate"], settings["weight_decay"], settings["seed"]) == (0.1, 0.2, 3)
     assert settings["transform"] is STRONG_WARP
 
 
-def test_paired_interval_is_students_t_by_hand_and_of_equal_differences_a_point():
-    after, before = [0.9, 0.8, 0.95], [0.7, 0.75, 0.8]
-    reference = stats.ttest_rel(after, before)
-    interval, paired = reference.confidence_interval(0.95), few_shot.paired(after, before)
-    assert paired["mean"] == pytest.approx(0.4 / 3) and paired["n"] == 3
-    assert (paired["low"], paired["high"]) == pytest.approx((interval.low, interval.high))
-    same = few_shot.paired([0.5, 0.75], [0.25, 0.5])
-    assert same["low"] == same["mean"] == same["high"] == 0.25
-
-
-def test_differences_and_overfitting_are_worded_from_the_numbers_of_the_balanced_subsets():
+def test_differences_are_of_the_balanced_subsets_that_both_have_and_say_no_interval():
     tests = {"first": 0.1, "subset 1": 0.7, "subset 2": 0.8}
     variants = {"a": {name: outcome(1.0, test) for name, test in tests.items()}}
     variants["b"] = {name: outcome(1.0, test - 0.1) for name, test in tests.items()}
-    text = few_shot.overfitting("a", variants["a"])
-    assert text == "a: test accuracy 75.00% ± 7.07, 100.0% on the labelled images: over-fitting by 25.0 points"
+    variants["c"] = {"subset 2": outcome(1.0, 0.5)}
     entry = few_shot.compared(variants, "a", "b")
-    assert (entry["after"], entry["before"], entry["n"]) == ("a", "b", 2)
-    assert few_shot.in_words(entry).startswith("a minus b: +10.00 points (95 % interval +10.00 to +10.00")
+    assert entry == {"after": "a", "before": "b", "measure": "accuracy", "mean": pytest.approx(0.1), "n": 2}
+    assert few_shot.in_words(entry) == "a minus b: +10.00 points (subsets: 2)"
+    assert few_shot.compared(variants, "a", "c")["mean"] == pytest.approx(0.3)
+
+
+def test_overfitting_is_measured_and_worded_from_curves_worked_by_hand():
+    def curve(measure, loss, points):
+        return [
+            {"step": step, "labelled": {measure: own}, "test": {measure: 0.5, loss: of_test}}
+            for step, own, of_test in points
+        ]
+
+    points = [(0, 0.1, 2.0), (2, 0.9, 1.0), (4, 1.0, 0.5), (8, 1.0, 0.75)]
+    measures = few_shot.overfitting_measures(curve("accuracy", "cross_entropy", points))
+    assert measures == {
+        "first 2,000 test": {"lowest_loss_iteration": 4, "last_loss_over_lowest": 1.5},
+        "labelled curve": {"last_accuracy_from_iteration": 4},
+    }
+    classifier = {name: outcome(1.0, test) for name, test in (("first", 0.1), ("subset 1", 0.7), ("subset 2", 0.8))}
+    classifier = {name: Outcome([], of.metrics | measures) for name, of in classifier.items()}
+    gap = "100.0% on the labelled images from iteration 4 on: over-fitting by 25.0 points"
+    when = "test loss lowest at iteration 4, at the end 1.50 times that"
+    assert few_shot.overfitting("a", classifier) == f"a: test accuracy 75.00%, {gap}; {when}"
+    measures = few_shot.overfitting_measures(curve("mse", "bce", [(0, 1, 0.7), (2, 1, 0.2), (4, 1, 0.3)]))
+    assert measures == {"first 2,000 test": {"lowest_loss_iteration": 2, "last_loss_over_lowest": pytest.approx(1.5)}}
     errors = {
         name: outcome(0.01, test, "mse") for name, test in (("first", 9.0), ("subset 1", 0.03), ("subset 2", 0.05))
     }
-    assert "test MSE 0.0400 ± 0.0141, 4.0 times" in few_shot.overfitting("c", errors, "mse")
+    errors = {name: Outcome([], of.metrics | measures) for name, of in errors.items()}
+    assert few_shot.overfitting("c", errors, "mse").startswith("c: test MSE 0.0400, 4.0 times that of its images; test")
 
 
 def test_labels_spread_within_clusters_and_the_given_ones_stay_given():
@@ -122,7 +138,7 @@ def test_neighbour_weights_are_worked_by_hand():
     assert graph == pytest.approx(expected)
 
 
-def test_shares_of_right_labels_do_not_count_the_given_ones(data_dir, monkeypatch):
+def test_labels_by_every_graph_and_the_share_of_right_ones_without_the_given(data_dir, monkeypatch):
     split = data.load("mnist", data_dir).train
     subsets = few_shot.subsets(split.targets, 2, 2, seed=0)
 
@@ -133,9 +149,17 @@ def test_shares_of_right_labels_do_not_count_the_given_ones(data_dir, monkeypatc
 
     monkeypatch.setattr(label_spreading, "spread", only_the_given_right)
     encoders = {"a": lambda images: images.flatten(1)[:, :200], "b": lambda images: images.flatten(1)[:, :90]}
-    labels, shares = label_spreading.compare(split, encoders, subsets)
-    assert shares == {name: [0.0, 0.0] for name in ("a latents", "b latents", "PCA-200", "PCA-784", "all latents")}
-    assert list(labels) == ["first", "subset 1", "subset 2"]
+    labels = label_spreading.compare(split, encoders, subsets)
+    assert set(labels) == {"a latents", "b latents", "PCA-12", "PCA-48", "both latents"}
+    for by_subset in labels.values():
+        assert list(by_subset) == ["first", "subset 1", "subset 2"]
+        for subset in subsets:
+            assert label_spreading.share_right(by_subset[subset.name], subset, split) == 0
+    half_right = torch.where(torch.arange(len(split)) % 2 == 0, split.targets, 11)
+    outside = torch.ones(len(split), dtype=torch.bool)
+    outside[subsets[1].indices] = False
+    expected = (torch.arange(len(split))[outside] % 2 == 0).double().mean().item()
+    assert label_spreading.share_right(half_right, subsets[1], split) == pytest.approx(expected)
 
 
 def test_q4_then_q5_keep_their_promises(folders, capsys):
@@ -167,7 +191,17 @@ def test_q4_then_q5_keep_their_promises(folders, capsys):
     for path in folder.glob("frozen_*.safetensors"):
         assert digest(checkpoint.load(path).model.encoder) == digest(q1)
     assert digest(checkpoint.load(folder / "fine_tuned_plain_subset_1.safetensors").model.encoder) != digest(q1)
-    assert {(entry["after"], entry["before"]) for entry in q5["paired"]} == set(q5_transfer.COMPARISONS)
+    compared = [(entry["after"], entry["before"], entry["measure"]) for entry in q5["paired"]]
+    assert compared == [(*names, "accuracy")[:3] for names in q5_transfer.COMPARISONS]
+    assert [values(q5)[name, "accuracy"]["n"] for name in q5_transfer.PARTS] == [1] * len(q5_transfer.PARTS)
+    answers = checkpoint.load(folders["output_dir"] / "q4_few_shot" / "scratch_augmented_subset_1.safetensors").model
+    split = data.load("mnist", folders["data_dir"]).train
+    subset = few_shot.subsets(split.targets, 2, 2, 0)[1]
+    with torch.inference_mode():
+        right = (answers(split.inputs).argmax(1) == split.targets).tolist()
+    unlabelled = set(range(len(split))) - set(subset.indices.tolist())
+    share = values(q5, "unlabelled")["labels by Q4's answers", "accuracy"]["values"][0]
+    assert share == pytest.approx(sum(right[index] for index in unlabelled) / len(unlabelled))
     upstream = results.read_config(folder)["upstream_sha256"]
     assert set(upstream) == {"q1_autoencoder", "q1_undo", "q4_few_shot"}
     with pytest.raises(run.InputError, match=r"seed: expected 3, .*q4_few_shot has 0"):
@@ -186,11 +220,11 @@ def test_only_the_start_differs_between_the_classifiers_of_q4_and_q5():
     subset, encoders = Subset("subset 1", 7, torch.arange(10)), {"Q1": Encoder(), "undo": Encoder()}
     q4 = q4_few_shot.build(q4_few_shot.Config(), "scratch, plain", subset)
     built = {start: q5_transfer.build(start, subset, encoders) for start in
-             ("scratch", "random frozen", "frozen", "fine-tuned", "fine-tuned undo")}  # fmt: skip
+             ("scratch", "random frozen", "frozen", "fine-tuned", "undo")}  # fmt: skip
     assert digest(built["scratch"]) == digest(built["random frozen"]) == digest(q4)
     assert {digest(model.head) for model in built.values()} == {digest(q4.head)}
     assert digest(built["frozen"].encoder) == digest(built["fine-tuned"].encoder) == digest(encoders["Q1"])
-    assert digest(built["fine-tuned undo"].encoder) == digest(encoders["undo"])
+    assert digest(built["undo"].encoder) == digest(encoders["undo"])
     trains = {
         start: any(weight.requires_grad for weight in model.encoder.parameters()) for start, model in built.items()
     }

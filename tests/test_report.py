@@ -27,15 +27,18 @@ NUMBERS = [  # step, model, measure, split, whether it is a headline, values by 
     ("q1_autoencoder", "mean image", "mse", "test", True, 3 * [0.0673]),
     ("q1_undo", "undo", "mse", "test", False, 3 * [0.0123]),
     ("q2_classifier", "Q2", "accuracy", "test", True, [0.99, 0.98, 0.9845]),
-    ("q3_frozen_decoder", "Q3", "slant_r2", "test", True, 3 * [0.5]),
+    ("q2_plain", "plain Q2", "accuracy", "test", False, [0.99, 0.98, 0.9845]),
+    ("q3_frozen_decoder", "Q1", "slant_r2", "test", False, [0.9, 0.91, 0.89]),
+    ("q3_frozen_decoder", "Q3", "slant_r2", "test", True, [0.5, 0.51, 0.49]),
     ("q4_few_shot", "scratch, plain", "accuracy", "test", True, SCRATCH),
     ("q4_few_shot", "scratch, plain", "cross_entropy", "test", False, SCRATCH),
     ("q4_few_shot", "nearest neighbour", "accuracy", "test", True, 3 * [0.7134]),
     ("q5_transfer", "fine-tuned, plain", "accuracy", "test", True, TUNED),
     ("q5_transfer", "scratch, plain", "accuracy", "test", False, SCRATCH),
 ]
-PAIRED = {"after": "fine-tuned, plain", "before": "scratch, plain", "measure": "accuracy"}
-PAIRED |= {"mean": 9.9, "low": 9.8, "high": 10.0, "n": 2}  # of seed 0 alone: not what is shown
+PAIRED = {"after": "fine-tuned, plain", "before": "scratch, plain", "measure": "accuracy", "n": 2}
+CLAIM = {"claim": "(x) Q1 keeps the slant", "before": "Q1", "after": ["Q3"]}
+CLAIM |= {"panels": {"slant_r2": ["slant,\nR²", "lower"]}}
 
 
 def write_step(folder: Path, step: str, seed: int, options: dict | None = None, **changes) -> None:
@@ -47,7 +50,13 @@ def write_step(folder: Path, step: str, seed: int, options: dict | None = None, 
     for _, model, measure, split, headline, values in (row for row in NUMBERS if row[0] == step):
         numbers += run.numbers(model, {measure: values[seed]}, split, (measure,) if headline else ())
     summary = {"question": f"What does {step} ask?", "answer": [f"{step} keeps < 3 %."], "numbers": numbers}
-    summary |= {"paired": [PAIRED] if step == "q5_transfer" else [], "figures": figures, "seconds": 12.3}
+    mean = float(numpy.subtract(TUNED[seed], SCRATCH[seed]).mean())
+    summary |= {
+        "paired": [PAIRED | {"mean": mean}] if step == "q5_transfer" else [],
+        "figures": figures,
+        "seconds": 12.3,
+    }
+    summary |= {"claims": [CLAIM]} if step == "q3_frozen_decoder" else {}
     options = {"dataset": "mnist", "seed": seed, "epochs": 7, "output_dir": str(folder.parent)} | (options or {})
     config = {"command": f"python {step}.py --epochs 7", "options": options, "device": "cpu", "threads": 2}
     config |= {"versions": {"torch": "2.14.1"}, "data_sha256": "d" * 64, "code_sha256": step, "git_commit": None}
@@ -73,7 +82,7 @@ def pooled_accuracy(outputs: Path, step: str, model: str) -> dict:
 
 def test_page_is_self_contained_with_every_section_figure_caption_and_number(outputs):
     page = report.write(outputs).read_text("utf-8")
-    assert {"results", "elsewhere", "environment", *report.STEPS} == set(re.findall(r'id="(\w+)"', page))
+    assert {"results", "claims", "elsewhere", "environment", *report.STEPS} == set(re.findall(r'id="(\w+)"', page))
     for step in report.STEPS:
         summary = json.loads((outputs / step / "summary.json").read_text("utf-8"))
         assert f"{summary['question']} <small>" in page and f"python {step}.py --epochs 7</code>: 12 s" in page
@@ -90,7 +99,7 @@ def test_page_is_self_contained_with_every_section_figure_caption_and_number(out
     assert "0.0044" not in page  # the error on training images, which is no headline
     columns = [re.findall("<th>(.*?)</th>", table.split("<tbody>")[0]) for table in page.split("<details>")[1:]]
     assert columns[0] == ["", "mse"]  # of two models, which are rows: the table is narrower
-    assert columns[4] == ["", "scratch, plain", "nearest neighbour"] and "<th>cross entropy</th>" in page
+    assert columns[5] == ["", "scratch, plain", "nearest neighbour"] and "<th>cross entropy</th>" in page
 
 
 def test_equal_values_show_no_deviation_and_small_ones_never_zero(outputs):
@@ -130,18 +139,78 @@ def test_numbers_are_pooled_over_the_values_of_all_seeds(outputs):
     assert number["n"] == 6 and report.formatted(number) == "81.17% ± 2.14"
 
 
-@pytest.mark.parametrize("seeds", [3, 1])
-def test_paired_interval_is_students_t_over_the_means_of_the_seeds_or_the_subsets_of_one(seeds, outputs):
-    for seed in range(seeds, 3):
-        shutil.rmtree(outputs / f"seed{seed}")
-    by_seed = numpy.subtract(TUNED, SCRATCH)[:seeds]
-    differences = by_seed[0] if seeds == 1 else by_seed.mean(1)
-    mean, count = differences.mean(), len(differences)
-    low, high = stats.t(count - 1, mean, stats.sem(differences)).interval(0.95)
+def test_paired_interval_is_students_t_over_the_means_of_the_seeds_and_a_single_one_has_none(outputs):
+    differences = numpy.subtract(TUNED, SCRATCH).mean(1)
+    low, high = stats.t(2, differences.mean(), stats.sem(differences)).interval(0.95)
+    expected = pytest.approx([differences.mean(), low, high, 3])
     entry = report.pool(report.read(outputs))["paired"][0]
-    assert [entry[name] for name in ("mean", "low", "high", "n")] == pytest.approx([mean, low, high, count])
+    assert [entry[name] for name in ("mean", "low", "high", "n")] == expected
     page = report.write(outputs).read_text("utf-8")
-    assert f">{100 * mean:+.2f} points<" in page and f">{100 * low:+.2f} to {100 * high:+.2f}<" in page
+    assert f">{100 * expected.expected[0]:+.2f} points<" in page and f">{100 * low:+.2f} to {100 * high:+.2f}<" in page
+    for seed in (1, 2):
+        shutil.rmtree(outputs / f"seed{seed}")
+    entry = report.pool(report.read(outputs))["paired"][0]
+    assert entry["mean"] == pytest.approx(differences[0]) and (entry["low"], entry["high"], entry["n"]) == (
+        None,
+        None,
+        1,
+    )
+    page = report.write(outputs).read_text("utf-8")
+    assert ">one seed</td>" in page and "<b>one seed</b>" in page and "outputs/reference/report.html has those" in page
+    same = report.interval([0.25, 0.25])
+    assert same["low"] == same["mean"] == same["high"] == 0.25
+
+
+def test_an_interval_over_seeds_covers_the_truth_where_one_over_all_subsets_does_not():
+    random = numpy.random.default_rng(0)
+    truth, experiments, seeds, subsets = 0.5, 1_000, 10, 3
+    encoders = random.normal(0, 0.6, (experiments, seeds, 1))  # what a pretrained encoder adds to all its subsets
+    differences = truth + encoders + random.normal(0, 0.6, (experiments, seeds, subsets))
+
+    def coverage(of_experiment) -> float:
+        intervals = [report.interval(of_experiment(values).tolist()) for values in differences]
+        return numpy.mean([entry["low"] <= truth <= entry["high"] for entry in intervals])
+
+    assert 0.93 <= coverage(lambda values: values.mean(1)) <= 0.97
+    assert coverage(numpy.ravel) < 0.9  # 30 pairs taken for independent, as before
+
+
+@pytest.mark.parametrize(
+    ("wanted", "q3", "verdict"),
+    [
+        ("lower", [0.5, 0.6, 0.55], "holds"),
+        ("lower", [0.5, 0.6, 0.95], "in direction"),  # on the mean, but an interval that reaches beyond 0
+        ("lower", [0.95, 0.9, 0.96], "refuted"),
+        ("higher", [0.95, 0.94, 0.96], "holds"),
+        ("higher", [0.5, 0.6, 0.55], "refuted"),
+        ("about the same or higher", [0.95, 0.94, 0.96], "holds"),
+        ("about the same or higher", [0.88, 0.881, 0.879], "in direction"),  # 2 % lower, all seeds say
+        ("about the same or higher", [0.85, 0.851, 0.849], "refuted"),  # 6 % lower
+    ],
+)
+def test_a_claims_verdict_is_worked_by_hand_over_seeds(wanted, q3, verdict, outputs):
+    for seed in range(3):
+        path = report.seed_folder(outputs, seed) / "q3_frozen_decoder" / "summary.json"
+        summary = json.loads(path.read_text("utf-8"))
+        values = {"Q1": (0.9, 0.901, 0.899)[seed], "Q3": q3[seed], "control": 0.1}
+        summary["numbers"] = [
+            entry for name, of in values.items() for entry in run.numbers(name, {"slant_r2": of}, "test")
+        ]
+        summary["numbers"] += [
+            entry
+            for name in ("Q1", "Q3", "control")
+            for entry in run.numbers(name, {"l1": 0.1 * (name != "Q1")}, "test")
+        ]
+        panels = {"slant_r2": ["slant,\nR²", wanted], "l1": ["L1", "higher"]}
+        summary["claims"] = [CLAIM | {"panels": panels, "after": ["Q3", "control"]}]
+        path.write_text(json.dumps(summary), encoding="utf-8")
+    claim, control = report.pool(report.read(outputs))["claims"]
+    slant, error = claim["compared"]
+    assert (slant["verdict"], error["verdict"], claim["verdict"]) == (verdict, "holds", verdict)
+    assert slant["words"] == "slant, R²" and slant["mean_before"] == pytest.approx(0.9)
+    assert slant["mean"] == pytest.approx(numpy.mean(q3) - 0.9) and slant["n"] == 3
+    assert control["verdict"] == ("holds" if wanted == "lower" else "refuted")
+    assert f"<b>{verdict}</b>" in report.write(outputs).read_text("utf-8")
 
 
 def test_seeds_are_pooled_once_each_and_only_under_the_same_options_code_data_and_versions(outputs):
@@ -170,7 +239,7 @@ def test_page_fits_a_browser_window_and_asks_for_nothing_outside(outputs, width)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr
     inner, scrolled, images, requests = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1])
-    assert inner == width and scrolled <= width and images == 10 and not requests
+    assert inner == width and scrolled <= width and images == 12 and not requests
 
 
 def test_readmes_numbers_and_intervals_are_those_of_the_published_run():

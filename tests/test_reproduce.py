@@ -11,7 +11,7 @@ import pytest
 import reproduce
 from common import data, report, results, run
 
-ALL = ["q1_autoencoder", "q1_undo", "q2_classifier", "q3_frozen_decoder", "q4_few_shot", "q5_transfer"]
+ALL = [step.folder for step in reproduce.STEPS]
 
 
 class Pretended:
@@ -57,9 +57,9 @@ def go(tmp_path, monkeypatch):
 
 
 def test_runs_everything_in_order_then_nothing_then_everything_if_forced(go, capsys):
-    assert go() == ALL == [step.folder for step in reproduce.STEPS]
-    assert "[6/6] q5_transfer, seed 0: running" in capsys.readouterr().out
-    assert go() == [] and capsys.readouterr().out.count("finished and unchanged") == 6
+    assert go() == ALL == list(report.STEPS)
+    assert "[7/7] q5_transfer, seed 0: running" in capsys.readouterr().out
+    assert go() == [] and capsys.readouterr().out.count("finished and unchanged") == 7
     assert go(force=True) == ALL
     assert go(seeds=(0, 2)) == [(name, 2) for name in ALL]
     assert sorted(path.name for path in (go.outputs / "seed2").iterdir()) == ALL
@@ -95,12 +95,12 @@ def test_stops_at_the_first_failure_with_its_code_and_goes_on_there(go):
     go.failing = {"q3_frozen_decoder": 2}
     with pytest.raises(SystemExit, match=r"^2$"):
         go()
-    assert go.ran == ALL[:4]
+    assert go.ran == ALL[:5]
     go.failing = {"q3_frozen_decoder": -9}
     with pytest.raises(run.RunError, match="q3_frozen_decoder was killed by signal 9; the same command runs it again"):
         go()
     go.failing = {}
-    assert go() == ALL[3:]
+    assert go() == ALL[4:]
 
 
 def test_check_compares_with_the_published_run_and_fails_if_it_differs(go, capsys):

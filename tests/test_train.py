@@ -89,7 +89,7 @@ def test_learning_rate_rises_for_a_tenth_of_the_steps_and_falls_linearly_to_near
     assert rates == pytest.approx([0.05 * (10 - epoch) / 9 for epoch in range(1, 11)], abs=1e-6)
 
 
-def test_wide_layers_take_smaller_steps_and_muon_takes_the_weights_between_first_and_last_layer():
+def test_wide_layers_take_smaller_steps_and_muon_takes_the_weights_that_touch_no_pixels():
     encoder, decoder = Encoder(), Decoder()
     layers = [*encoder.convolutions[::2], *encoder.linear[::2], *decoder.linear[:3:2], *decoder.convolutions[::2]]
     layers[1].weight.requires_grad, layers[3].bias.requires_grad = False, False
@@ -104,6 +104,21 @@ def test_wide_layers_take_smaller_steps_and_muon_takes_the_weights_between_first
         assert weights == pytest.approx([expected[0], *[0] * 8, expected[-1]] if muon else expected, rel=1e-3)
     assert train._optimisers(Linear(), 0.01, 0.0, 0.0)[0].param_groups[0]["lr"] == 0.04  # at most 4 times; fan-in 4
     assert [*map(id, muon[0].param_groups[0]["params"])] == [id(layer.weight) for layer in layers[2:-1]]
+    alone = train._optimisers(decoder, 0.01, 0.02, 0.0)[1]  # as in Q3, whose decoder has the optimisers of Q1's
+    assert [*map(id, alone.param_groups[0]["params"])] == [id(layer.weight) for layer in layers[5:-1]]
+
+
+def test_looks_are_from_before_training_on_and_change_nothing_in_it():
+    models = [Linear() for _ in range(2)]
+    every, some = (fit(model, epochs=5, looks=looks) for model, looks in zip(models, (None, {0, 2}), strict=True))
+    assert [record["epoch"] for record in every] == [1, 2, 3, 4, 5] and [record["epoch"] for record in some] == [
+        0,
+        2,
+        5,
+    ]
+    assert torch.equal(*(model.layer.weight for model in models))
+    assert some[1:] == [every[1], every[4]]
+    assert some[0]["step"] == 0 and some[0]["test"] == train.evaluate(Linear(), loss_fn, DATASET.test)
 
 
 @pytest.mark.parametrize("shape", [(20, 50), (50, 20), (16, 8, 3, 3)])
