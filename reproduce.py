@@ -1,6 +1,6 @@
 """Run every question and write the report: from nothing to every figure and outputs/report.html.
 
-    python reproduce.py                  # 6 to 8 minutes on 2 CPU cores
+    python reproduce.py                  # 9 to 10 minutes on 2 CPU cores
     python reproduce.py --seeds 0 1 2    # everything for three seeds; the report then says mean and standard deviation
     python reproduce.py --check          # afterwards compare with the published run in outputs/reference/
 

@@ -48,6 +48,8 @@ def allowed(number: dict) -> float:
     """Return by how much a number of seeds.json may differ when it is measured again."""
     means, unit = _means(number), number["unit"]
     deviation = statistics.stdev(means) if len(means) > 1 else 0.0
+    if unit == "training iterations":  # on a grid: by two of its steps
+        return max(DEVIATIONS * deviation, abs(means[0]))
     least = POINTS if unit.startswith("accuracy") else FRACTION * abs(means[0])
     return max(DEVIATIONS * deviation, least, SHARE if unit.startswith(("R^2", "ratio")) else 0.0)
 

@@ -91,7 +91,8 @@ def plot_few_shot_curves(path: Path, panels: dict[str, dict[str, Any]], metric: 
                 numbers = f"labelled {train:.3g}, test {test:.3g}: {test / train:.1f} times as much"
                 lowest = min(histories[0], key=lambda record: record["test"][metric])
                 step, value = lowest["step"], lowest["test"][metric]
-                axes.plot(step, value, "kv", label=f"lowest on test images: {value:.3g}, iteration {step}")
+                axes.plot(step, value, "kv", label="lowest on test images, subset 1")
+                numbers += f"; lowest {value:.3g} at iteration {step}"
                 _log_axis(axes)
             axes.set_title(f"{name}\n{numbers}", fontsize=9)
             axes.set_xscale("symlog", linthresh=histories[0][1]["step"])  # logarithmic, but for the first step from 0
@@ -202,11 +203,11 @@ def plot_mistakes(path: Path, images: Tensor, labels: Tensor, predicted: Tensor,
 def plot_bars(path: Path, panels: dict[str, dict[str, float]], title: str, reference: str) -> None:
     """Plot a panel per measure (its title -> name -> value): a bar per name, ``reference`` as a dashed line."""
     with _figure(path, max(7.2, 2.4 * len(panels)), 3.2, title) as figure:
-        grid, lines = figure.subplots(1, len(panels), squeeze=False)[0], {}
+        grid, handles = figure.subplots(1, len(panels), squeeze=False)[0], {}
         for (name, series), axes in zip(panels.items(), grid, strict=True):
             values = {model: value for model, value in series.items() if model != reference}
             if reference in series:
-                lines[reference] = axes.axhline(series[reference], color="black", linestyle="--", linewidth=0.8)
+                handles[reference] = axes.axhline(series[reference], color="black", linestyle="--", linewidth=0.8)
             colours = [BAR_COLOURS.get(model, BAR_COLOURS["PCA"]) for model in values]
             bars = axes.bar(range(len(values)), values.values(), color=colours)
             on_white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # or the dashed line strikes it through
@@ -214,7 +215,7 @@ def plot_bars(path: Path, panels: dict[str, dict[str, float]], title: str, refer
             axes.set(xticks=[], ymargin=0.15)
             axes.set_title(name, fontsize=9)
             axes.tick_params(labelsize=8)
-        handles = lines | dict(zip(values, bars.patches, strict=True))
+            handles |= dict(zip(values, bars.patches, strict=True))
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
 
 

@@ -25,6 +25,7 @@ BUDGET = {
     "q1_autoencoder": ["--epochs", "2"],
     "q1_undo": ["--epochs", "1"],
     "q2_classifier": ["--epochs", "2"],
+    "q2_plain": ["--epochs", "1"],
     "q3_frozen_decoder": ["--epochs", "2"],
     "q4_few_shot": ["--subsets", "2", "--plain-iterations", "60", "--iterations", "100"],
     "q5_transfer": ["--spread-epochs", "1"],
@@ -79,7 +80,7 @@ def main(folder: Path) -> None:
 
     q3 = numbers(outputs / "q3_frozen_decoder")
     assert q3["Q1", "mse"] < q3["PCA-12", "mse"] and q3["Q1", "mse"] < q3["Q3", "mse"] < q3["random encoder", "mse"]
-    assert q3["original", "reading_accuracy"] > 0.98, "the reader is to be a strong one"
+    assert q3["original", "reading_accuracy"] > 0.99, "the reader is to be a strong one"
     q4, q5 = numbers(outputs / "q4_few_shot"), numbers(outputs / "q5_transfer")
     assert q4["scratch, plain", "accuracy"] == q5["scratch, plain", "accuracy"]
     gain = q5["frozen, plain", "accuracy"] - q5["random frozen, plain", "accuracy"]
