@@ -2,7 +2,7 @@
 
 Trains Q4's classifier on Q4's subsets with an encoder that starts from Q1's weights: frozen, fine-tuned, and on labels
 spread over unlabelled images. Fine-tuning gains 5.98 points plain (95 % interval 4.27 to 7.68) and -0.11 augmented
-(-0.31 to 0.10); on spread labels 98.2 ± 0.3 % are read, of which 97.8 by any labels of all images (30 subsets, 10 seeds).
+(-0.31 to 0.10); on spread labels 98.2 ± 0.3 % are read, 97.8 on labels by Q4 (30 subsets, 10 seeds).
 
     python q5_transfer.py    # 2.8 minutes on 2 CPU cores
 
