@@ -216,7 +216,7 @@ def plot_bars(path: Path, panels: dict[str, dict[str, float]], title: str, refer
             axes.set_title(name, fontsize=9)
             axes.tick_params(labelsize=8)
             handles |= dict(zip(values, bars.patches, strict=True))
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
 
 
 def _legend_below(figure: Figure, axes: Axes, columns: int) -> None:
