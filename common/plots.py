@@ -131,9 +131,9 @@ def plot_dots(path: Path, rows: dict[str, dict[str, Any]], title: str) -> None:
             values = list(accuracies.values())
             axes.plot(values, [height] * len(values), "o", color=SERIES_COLOURS[0], alpha=0.6, label="balanced subset")
             mean = numpy.mean(values)
-            axes.plot([mean, mean], [height - 0.3, height + 0.3], color="black", linewidth=1.5, label="their mean")
             text, beside = f"{mean:.2%}", ("axes fraction", "data")
             if len(values) > 1:
+                axes.plot([mean, mean], [height - 0.3, height + 0.3], color="black", linewidth=1.5, label="their mean")
                 text += f" ± {100 * numpy.std(values, ddof=1):.2f}"
             axes.annotate(text, (1.01, height), xycoords=beside, va="center", fontsize=9)
         axes.set_yticks(range(len(rows)), rows)
@@ -211,7 +211,8 @@ def plot_bars(path: Path, panels: dict[str, dict[str, float]], title: str, refer
             colours = [BAR_COLOURS.get(model, BAR_COLOURS["PCA"]) for model in values]
             bars = axes.bar(range(len(values)), values.values(), color=colours)
             on_white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # or the dashed line strikes it through
-            axes.bar_label(bars, fmt="{:.3g}", fontsize=8, padding=2, bbox=on_white)
+            labels = [f"{value:.3g}" if abs(value) > 1e-9 else "0" for value in values.values()]  # rounding is no value
+            axes.bar_label(bars, labels, fontsize=8, padding=2, bbox=on_white)
             axes.set(xticks=[], ymargin=0.15)
             axes.set_title(name, fontsize=9)
             axes.tick_params(labelsize=8)
