@@ -92,7 +92,7 @@ def plot_few_shot_curves(path: Path, panels: dict[str, dict[str, Any]], metric: 
                 lowest = min(histories[0], key=lambda record: record["test"][metric])
                 step, value = lowest["step"], lowest["test"][metric]
                 axes.plot(step, value, "kv", label="lowest on test images, subset 1")
-                numbers += f"; lowest {value:.3g} at iteration {step}"
+                numbers += f"\nlowest on test images {value:.3g}, at iteration {step}"
                 _log_axis(axes)
             axes.set_title(f"{name}\n{numbers}", fontsize=9)
             axes.set_xscale("symlog", linthresh=histories[0][1]["step"])  # logarithmic, but for the first step from 0
@@ -227,11 +227,15 @@ def _legend_below(figure: Figure, axes: Axes, columns: int) -> None:
 
 
 def _log_axis(axes: Axes) -> None:
-    """Make the y axis logarithmic, with plain decimals at 1, 2, 3 and 5 of each power of ten."""
-    plain = FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "1235" else "")
+    """Make the y axis logarithmic, with plain decimals at 1, 2, 3 and 5 of each power of ten, or if many at 1 alone."""
+
+    def plain(value: float, _: int) -> str:
+        low, high = axes.get_ylim()
+        return f"{value:g}" if f"{value:.0e}"[0] in ("1235" if high < 1_000 * low else "1") else ""
+
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(plain)
-    axes.yaxis.set_minor_formatter(plain)
+    axes.yaxis.set_major_formatter(FuncFormatter(plain))
+    axes.yaxis.set_minor_formatter(FuncFormatter(plain))
 
 
 def _image(axes: Axes, image: Tensor, below: str) -> None:
