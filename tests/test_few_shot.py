@@ -1,5 +1,6 @@
 """Q4 and Q5, and what they share, on synthetic digits."""
 
+import collections
 import dataclasses
 import itertools
 import json
@@ -162,7 +163,7 @@ def test_labels_by_every_graph_and_the_share_of_right_ones_without_the_given(dat
     assert label_spreading.share_right(half_right, subsets[1], split) == pytest.approx(expected)
 
 
-def test_q4_then_q5_keep_their_promises(folders, capsys):
+def test_q4_then_q5_keep_their_promises(folders, capsys, monkeypatch):
     q4 = q4_few_shot.main(q4_few_shot.Config(**SETTINGS | folders))
     folder = folders["output_dir"] / "q4_few_shot"
     fits = [f"{variant}_{subset}" for variant in ("scratch_plain", "scratch_augmented", "autoencoder")
@@ -179,7 +180,22 @@ def test_q4_then_q5_keep_their_promises(folders, capsys):
     assert ("scratch, augmented", "averaged_accuracy") in values(q4)
 
     capsys.readouterr()
-    q5 = q5_transfer.main(q5_transfer.Config(**folders, spread_epochs=1))
+    settings, fit = collections.Counter(), few_shot.fit
+
+    def watched(model, *others):
+        regime = others[4]
+        settings[regime.learning_rate, regime.weight_decay, regime.transform is STRONG_WARP] += 1
+        return fit(model, *others)
+
+    monkeypatch.setattr(few_shot, "fit", watched)
+    q5 = q5_transfer.main(q5_transfer.Config(**folders, spread_epochs=1, learning_rate=0.003, weight_decay=0.2))
+    defaults = q4_few_shot.Config()
+    assert settings == {
+        (0.003, 0.2, False): 9 + 8,  # 3 starts on 3 subsets, and the curve of 2 starts on 2 subsets of 2 sizes
+        (0.003, 0.2, True): 9 + 1,
+        (defaults.plain_learning_rate, defaults.plain_weight_decay, False): 4,  # the curve from scratch
+        (defaults.learning_rate, defaults.weight_decay, True): 3 + 5,  # on spread labels
+    }
     folder = folders["output_dir"] / "q5_transfer"
     assert capsys.readouterr().out.splitlines() == [*q5["answer"], f"figures and numbers: {folder}"]
     assert {path.name for path in folder.glob("*.png")} == set(q5["figures"])
