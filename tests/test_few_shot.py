@@ -218,6 +218,9 @@ def test_q4_then_q5_keep_their_promises(folders, capsys, monkeypatch):
     unlabelled = set(range(len(split))) - set(subset.indices.tolist())
     share = values(q5, "unlabelled")["labels by Q4's answers", "accuracy"]["values"][0]
     assert share == pytest.approx(sum(right[index] for index in unlabelled) / len(unlabelled))
+    untrue = data.Split(split.inputs, torch.full_like(split.targets, 11))  # as no classifier answers
+    kept = few_shot.answers(folders["output_dir"] / "q4_few_shot", "scratch, augmented", untrue, [subset])["subset 1"]
+    assert torch.nonzero(kept == 11)[:, 0].tolist() == sorted(subset.indices.tolist()), "the given labels stay given"
     upstream = results.read_config(folder)["upstream_sha256"]
     assert set(upstream) == {"q1_autoencoder", "q1_undo", "q4_few_shot"}
     with pytest.raises(run.InputError, match=r"seed: expected 3, .*q4_few_shot has 0"):
