@@ -27,7 +27,7 @@ from common.augment import STRONG_WARP
 from common.losses import minimised, reconstruction_errors, refuse_collapse
 from common.models import Autoencoder, Decoder, Encoder, pixels
 
-LATENTS_SHOWN = 2_500  # test images in latents.png: enough for the shape of the clusters, few enough for t-SNE
+LATENTS_SHOWN = 1_000  # test images in latents.png: enough for the shape of the clusters, few enough for t-SNE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -107,9 +107,8 @@ def main(config: Config) -> dict:
             raise run.InputError(f"got {sizes} in Q1, {other.model.encoder.arguments} in Q2: make the encoders alike")
     dataset = data.load(config.dataset, config.data_dir, step.device)
     random_encoder = Encoder(**sizes, generator=run.generator(config.seed, "random encoder"))
-    encoders = (q2.model.encoder, plain.model.encoder, random_encoder)
-    names = (*JUDGED, "random encoder")
-    models = {"Q1": q1.model} | {name: build(config, of) for name, of in zip(names, encoders, strict=True)}
+    encoders = {"Q3": q2.model.encoder, "Q3 on plain Q2": plain.model.encoder, "random encoder": random_encoder}
+    models = {"Q1": q1.model} | {name: build(config, encoder) for name, encoder in encoders.items()}
     loss_fn = partial(loss, minimise=q1.config["loss"])
     recipe = ("batch_size", "learning_rate", "weight_decay", "matrix_learning_rate")  # Q1's, as are the epochs
     settings = {option: q1.config[option] for option in recipe} | {"seed": config.seed}
@@ -122,7 +121,8 @@ def main(config: Config) -> dict:
         if name == "Q1":
             continue  # it is trained
         before = digest(model.encoder)
-        histories[name] = train.fit(model.decoder, loss_fn, encoded.train, encoded.held_out, **settings)
+        looks = None if name == "Q3" else ()  # of the controls, the end alone is asked for
+        histories[name] = train.fit(model.decoder, loss_fn, encoded.train, encoded.held_out, looks=looks, **settings)
         if digest(model.encoder) != before:
             raise run.RunError(f"{name}: the frozen encoder changed in training; no result was written")
         refuse_collapse(histories[name][-1]["validation"]["mse"], dataset)

@@ -1,11 +1,14 @@
 """Augmentation on the device: each image of a batch gets an affine and an elastic warp of its own."""
 
+import functools
 import math
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+NODES = 5  # along each axis, of the elastic displacements
 
 
 def warp(
@@ -18,8 +21,8 @@ def warp(
     ``shear`` as a slope, ``shift`` of each axis in pixels. On top, smooth displacements (after Simard et al. 2003), a
     5x5 grid with ``elastic`` pixels of standard deviation, interpolated. ``generator`` is on the images' device.
     """
-    batch, _, height, width = images.shape
-    pixel = torch.tensor([2 / width, 2 / height], device=images.device)  # one pixel on affine_grid's [-1, 1] axes
+    batch, side = len(images), images.shape[-1]
+    pixel = 2 / side  # on the axes of grid_sample, from -1 to 1
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(batch, *shape, generator=generator, device=images.device) * 2 - 1
@@ -28,11 +31,22 @@ def warp(
     rotate = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(batch, 2, 2)
     stretch = torch.diag_embed(1 + scale * uniform(2))
     stretch[:, 0, 1] = shear * uniform()
-    theta = torch.cat([rotate @ stretch, (shift * pixel * uniform(2))[:, :, None]], dim=2)  # (B, 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)  # (B, H, W, 2): where each pixel comes from
-    nodes = torch.randn(batch, 2, 5, 5, generator=generator, device=images.device) * elastic
-    field = F.interpolate(nodes, (height, width), mode="bicubic", align_corners=True)  # (B, 2, H, W)
-    return F.grid_sample(images, grid + field.permute(0, 2, 3, 1) * pixel, align_corners=False)
+    moves = shift * pixel * uniform(2)
+    nodes = torch.randn(batch, 2, NODES**2, generator=generator, device=images.device) * elastic * pixel
+    # Where each pixel comes from is linear in all these numbers: one product in the place of two interpolations.
+    amounts = torch.cat([rotate @ stretch, moves[:, :, None], nodes], dim=2)  # (B, 2, 3 + 25)
+    grid = (amounts @ _fields(side, images.device)).view(batch, 2, side, side)
+    return F.grid_sample(images, grid.permute(0, 2, 3, 1), align_corners=False)
+
+
+@functools.cache
+def _fields(side: int, device: torch.device) -> Tensor:
+    """Return the fields (3 + 25, S * S) that a warp is a sum of: x, y, 1 and a bicubic bump for each node."""
+    with torch.inference_mode(False):  # is kept for later callers
+        identity = F.affine_grid(torch.eye(2, 3)[None], [1, 1, side, side], align_corners=False)  # (1, S, S, 2)
+        bumps = torch.eye(NODES**2).view(-1, 1, NODES, NODES)
+        bumps = F.interpolate(bumps, (side, side), mode="bicubic", align_corners=True)
+        return torch.cat([identity[0].permute(2, 0, 1), torch.ones(1, side, side), bumps[:, 0]]).flatten(1).to(device)
 
 
 STRONG_WARP = partial(warp, rotation=15.0, scale=0.2, shear=0.3, shift=2.0, elastic=1.5)

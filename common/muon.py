@@ -35,9 +35,15 @@ def orthogonal(matrix: Tensor) -> Tensor:
         return orthogonal(matrix.T).T
     matrix = matrix / (matrix.norm() + 1e-7)
     gram = matrix @ matrix.T  # (M, M), the smaller side
-    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    for _ in range(ITERATIONS):
-        factor = COEFFICIENTS[1] * gram + COEFFICIENTS[2] * (gram @ gram)
-        factor.diagonal().add_(COEFFICIENTS[0])
-        product, gram = factor @ product, factor @ gram @ factor  # factors of one matrix commute
+    product = factor = _polynomial(gram)
+    for _ in range(ITERATIONS - 1):
+        gram = factor @ gram @ factor  # factors of one matrix commute
+        factor = _polynomial(gram)
+        product = factor @ product
     return product @ matrix
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    value = COEFFICIENTS[1] * gram + COEFFICIENTS[2] * (gram @ gram)
+    value.diagonal().add_(COEFFICIENTS[0])
+    return value
