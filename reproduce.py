@@ -1,28 +1,36 @@
 """Run every question and write the report: from nothing to every figure and outputs/report.html.
 
-    python reproduce.py                  # 9 to 10 minutes on 2 CPU cores
+    python reproduce.py                  # about 6 minutes on 2 CPU cores
     python reproduce.py --seeds 0 1 2    # everything for three seeds; the report then says mean and standard deviation
     python reproduce.py --check          # afterwards compare with the published run in outputs/reference/
+    python reproduce.py --scheduler tcp://host:8786 --seeds 0 1 2    # on the machines of a Dask cluster
 
-Each script runs in a process of its own. What is finished and would come out the same (options, code, data, versions,
-what it builds on) is skipped, so that after an interruption the same command goes on with the next unfinished step.
+Steps that do not depend on each other run side by side, each a process with one thread, so that every machine with the
+same versions gives the published numbers. What is finished and would come out the same (options, code, data, versions,
+what it builds on) is skipped, so that after an interruption the same command goes on with what is missing.
 Seed 0 writes to <output-dir>, seed 1 to <output-dir>/seed1.
 """
 
+import contextlib
 import dataclasses
+import importlib.util
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from concurrent.futures import FIRST_COMPLETED, wait
+from typing import Any, NamedTuple
 
 import tyro
+from tqdm import tqdm
 
-from common import check, data, report, results, run
+from common import check, download, report, results, run
+from common.engines import Ended, Here, Task
 
 
 class Step(NamedTuple):
-    """A folder of results, the script and options that fill it, what it builds on, and its seconds on 2 CPU cores."""
+    """A folder of results, the script and options that fill it, what it builds on, and its seconds on one CPU core."""
 
     folder: str
     script: str
@@ -32,14 +40,25 @@ class Step(NamedTuple):
 
 
 STEPS = (
-    Step("q1_autoencoder", "q1_autoencoder.py", (), (), 65),
+    Step("q1_autoencoder", "q1_autoencoder.py", (), (), 80),
     Step("q1_undo", "q1_autoencoder.py", ("--undo",), (), 50),
-    Step("q2_classifier", "q2_classifier.py", (), (), 50),
-    Step("q2_plain", "q2_classifier.py", ("--plain",), (), 35),
-    Step("q3_frozen_decoder", "q3_frozen_decoder.py", (), ("q1_autoencoder", "q2_classifier", "q2_plain"), 120),
-    Step("q4_few_shot", "q4_few_shot.py", (), (), 45),
-    Step("q5_transfer", "q5_transfer.py", (), ("q1_autoencoder", "q1_undo", "q4_few_shot"), 150),
+    Step("q2_classifier", "q2_classifier.py", (), (), 65),
+    Step("q2_plain", "q2_classifier.py", ("--plain",), (), 40),
+    Step("q3_frozen_decoder", "q3_frozen_decoder.py", (), ("q1_autoencoder", "q2_classifier", "q2_plain"), 160),
+    Step("q4_few_shot", "q4_few_shot.py", (), (), 55),
+    Step("q5_transfer", "q5_transfer.py", (), ("q1_autoencoder", "q1_undo", "q4_few_shot"), 220),
 )
+TICK = 0.5  # seconds from one look at the running steps to the next
+
+
+class Job(NamedTuple):
+    """A step of a seed."""
+
+    seed: int
+    step: Step
+
+    def __str__(self) -> str:
+        return f"{self.step.folder}, seed {self.seed}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +66,10 @@ class Config(run.Options):
     seed: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0  # is one of the seeds
     seeds: tuple[int, ...] = (0,)
     """Seeds of every random choice; everything is run once for each."""
+    workers: int | None = None
+    """Steps at a time on this machine; as many as there are cores, and as fit the free memory, unless given."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler, on whose workers to run instead; needs requirements-cluster.txt."""
     force: bool = False
     """Run again what is finished and unchanged."""
     check: bool = False
@@ -55,12 +78,15 @@ class Config(run.Options):
     def __post_init__(self) -> None:
         for seed in self.seeds:
             run.Options(seed=seed)
+        run.require_limits(self)
         if 0 not in self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise run.InputError(f"--seeds: got {self.seeds}, expected different ones with 0, that of the figures")
         if self.check and self.dataset != "mnist":
             raise run.InputError(
                 f"--check: got --dataset {self.dataset}, expected mnist, of which the published run is"
             )
+        if self.scheduler and self.workers:
+            raise run.InputError("--workers: got it with --scheduler, expected one of them: a cluster has its own")
 
 
 def command(step: Step, config: Config, seed: int) -> list[str]:
@@ -85,40 +111,139 @@ def is_current(step: Step, config: Config, seed: int, fingerprint: str) -> bool:
     return expected == {name: written.get(name) for name in expected}
 
 
-def run_step(step: Step, config: Config, seed: int) -> str:
-    """Run a step as a process and return the first line of its answer; if it fails, end with its exit code."""
-    folder = report.seed_folder(config.output_dir, seed)
-    _, script, *options = command(step, config, seed)
-    line = [sys.executable, str(results.REPOSITORY / script), *options, "--device", config.device]
-    line += ["--data-dir", str(config.data_dir), "--output-dir", str(folder)]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, encoding="utf-8")
-    try:
-        printed, _ = process.communicate()
-    except KeyboardInterrupt:
-        process.communicate()  # it is interrupted too, and ends on its own
-        raise
-    if process.returncode < 0:
-        raise run.RunError(f"{step.folder} was killed by signal {-process.returncode}; the same command runs it again")
-    if process.returncode:
-        sys.exit(process.returncode)
-    return printed.splitlines()[0]
+def task(job: Job, config: Config) -> Task:
+    """Return what an engine needs to know of a job."""
+    _, script, *options = command(job.step, config, job.seed)
+    folder = report.seed_folder(config.output_dir.resolve(), job.seed)
+    options += ["--device", config.device]
+    return Task(script, options, job.step.folder, job.step.needs, folder, config.data_dir.resolve())
+
+
+def path_seconds(step: Step) -> float:
+    """Return the seconds from the start of a step to the end of the last that waits for it, directly or not."""
+    return step.seconds + max((path_seconds(later) for later in STEPS if step.folder in later.needs), default=0.0)
+
+
+class Progress:
+    """A line for what starts or ends and, on a terminal, a bar for all and one for each running step."""
+
+    def __init__(self, jobs: list[Job]):
+        self.left, self.count = list(jobs), len(jobs)
+        self.running: dict[Job, tuple[float, tqdm]] = {}
+        self.all = tqdm(total=_seconds(jobs), bar_format="{desc} |{bar:40}|", leave=False, disable=None)
+
+    def say(self, text: str) -> None:
+        with tqdm.external_write_mode():
+            print(text, flush=True)
+
+    def start(self, job: Job) -> None:
+        self.say(f"{job}: started")
+        form = "  {desc:30} |{bar:20}| {elapsed}"
+        bar = tqdm(total=job.step.seconds, desc=str(job), bar_format=form, leave=False, disable=None)
+        self.running[job] = (time.perf_counter(), bar)
+
+    def end(self, job: Job, text: str) -> None:
+        self.left.remove(job)
+        began, bar = self.running.pop(job, (None, None))
+        if bar is not None:
+            bar.close()
+            text = f"{time.perf_counter() - began:.0f} s; {text}"
+        self.say(f"[{self.count - len(self.left)}/{self.count}] {job}: {text}")
+
+    def tick(self, workers: int) -> None:
+        """Redraw the bars; what is left takes as long as the workers share it, or as its longest path."""
+        spent = {job: min(time.perf_counter() - began, job.step.seconds) for job, (began, _) in self.running.items()}
+        for job, (_, bar) in self.running.items():
+            bar.update(spent[job] - bar.n)
+        left = _seconds(self.left) - sum(spent.values())
+        longest = max((path_seconds(job.step) - spent.get(job, 0.0) for job in self.left), default=0.0)
+        minutes = max(left / max(workers, 1), longest) / 60
+        self.all.n = self.all.total - left
+        self.all.set_description_str(f"{self.count - len(self.left)} of {self.count}, about {minutes:.0f} minutes left")
+
+    def close(self) -> None:
+        for bar in (*(bar for _, bar in self.running.values()), self.all):
+            bar.close()
+
+
+def _seconds(jobs: list[Job]) -> float:
+    return sum(job.step.seconds for job in jobs)
+
+
+def run_all(jobs: list[Job], config: Config, engine: Any, fingerprint: str) -> dict[Job, Ended]:
+    """Run what is not current, as soon as what it needs is there and a worker is free; return what has failed.
+
+    Of what is ready, an earlier seed comes first, then what most is to wait for. What needs a failed step is left out.
+    """
+    waiting = sorted(jobs, key=lambda job: (config.seeds.index(job.seed), -path_seconds(job.step)))
+    ready, running, finished, failed = [], {}, set(), {}
+    with contextlib.closing(Progress(jobs)) as progress:
+        while True:
+            for job in list(waiting):
+                if all((job.seed, needed) in finished for needed in job.step.needs):
+                    waiting.remove(job)
+                    if not config.force and is_current(job.step, config, job.seed, fingerprint):
+                        finished.add((job.seed, job.step.folder))
+                        progress.end(job, "finished and unchanged")
+                    else:
+                        ready.append(job)
+            workers = engine.workers()
+            while ready and len(running) < workers:
+                job = ready.pop(0)
+                progress.start(job)
+                running[engine.submit(task(job, config))] = job
+            if not running and not ready:
+                return failed
+            progress.tick(workers)
+            for future in wait(running, TICK, FIRST_COMPLETED).done:
+                job = running.pop(future)
+                ended = engine.ended(task(job, config), future)
+                if ended.code:
+                    failed[job] = ended
+                    progress.end(job, f"failed with exit code {ended.code}")
+                else:
+                    finished.add((job.seed, job.step.folder))
+                    progress.end(job, ended.printed.split("\n", 1)[0])
+                    sys.stderr.write(ended.said)
+
+
+def prepare(config: Config) -> str:
+    """Fetch the data if need be, in a process of its own, as that may load PyTorch; return their fingerprint."""
+    line = [sys.executable, "-m", "common.download", "--dataset", config.dataset]
+    line += ["--data-dir", str(config.data_dir.resolve())]
+    fetched = subprocess.run(line, cwd=results.REPOSITORY, stdout=subprocess.PIPE)
+    if fetched.returncode:
+        sys.exit(fetched.returncode)
+    return download.fingerprint(download.prepare(config.dataset, config.data_dir)[0])
+
+
+def start_engine(config: Config) -> Any:
+    """Return where to run; InputError for a cluster that cannot be had."""
+    if not config.scheduler:
+        return Here(config.workers)
+    if importlib.util.find_spec("distributed") is None:
+        raise run.InputError("--scheduler: dask.distributed is not installed: pip install -r requirements-cluster.txt")
+    from common.cluster import Cluster
+
+    return Cluster(config.scheduler)
 
 
 def main(config: Config) -> None:
     """Run every step of every seed that is not current, write the report, compare."""
     started = time.perf_counter()
-    fingerprint = data.load(config.dataset, config.data_dir).fingerprint
-    jobs = [(seed, step) for seed in config.seeds for step in STEPS]
-    for number, (seed, step) in enumerate(jobs):
-        title = f"[{number + 1}/{len(jobs)}] {step.folder}, seed {seed}"
-        if not config.force and is_current(step, config, seed, fingerprint):
-            print(f"{title}: finished and unchanged")
-            continue
-        left = sum(later.seconds for _, later in jobs[number:]) / 60
-        print(f"{title}: running, about {left:.0f} minutes left", flush=True)
-        step_started = time.perf_counter()
-        answer = run_step(step, config, seed)
-        print(f"    {time.perf_counter() - step_started:.0f} s; {answer}", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no step outlives this process
+    fingerprint = prepare(config)
+    engine = start_engine(config)
+    jobs = [Job(seed, step) for seed in config.seeds for step in STEPS]
+    try:
+        failed = run_all(jobs, config, engine, fingerprint)
+    finally:
+        engine.stop()
+    for job, ended in failed.items():
+        killed = f"{job} was killed by signal {-ended.code}; the same command runs it again"
+        print(f"error: {killed}" if ended.code < 0 else ended.said.strip(), file=sys.stderr)
+    if failed:
+        sys.exit(max(1, next(iter(failed.values())).code))
     path = report.write(config.output_dir)
     print(f"{(time.perf_counter() - started) / 60:.1f} minutes; report: {path}")
     if config.check:

@@ -1,7 +1,6 @@
 """A dataset as tensors in memory on the training device: splits, batches, balanced subsets."""
 
 import dataclasses
-import hashlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +73,7 @@ def load(dataset: str, data_dir: Path, device: torch.device | str = "cpu") -> Da
         _split(images[~is_validation], labels[~is_validation], device),
         _split(images[is_validation], labels[is_validation], device),
         _split(test_images[:TEST_IMAGES], test_labels[:TEST_IMAGES], device),
-        hashlib.sha256(b"".join(files)).hexdigest(),
+        download.fingerprint(files),
     )
 
 

@@ -76,6 +76,11 @@ def prepare(dataset: DatasetName, data_dir: Path) -> tuple[list[bytes], dict[str
     raise FileNotFoundError(f"{dataset}: tried {', '.join(tried)}: get online, or put {', '.join(files)} into {raw}")
 
 
+def fingerprint(files: list[bytes]) -> str:
+    """Return one sha256 of what ``prepare`` returned, in hexadecimal."""
+    return hashlib.sha256(b"".join(files)).hexdigest()
+
+
 def _verified(path: Path, md5: str) -> bytes:
     """Return the plain content of a file, from it or its .gz; a ValueError says what is wrong."""
     problem = "missing"

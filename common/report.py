@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Template
-from scipy import stats
+from scipy.special import stdtrit
 
 from common import run
 
@@ -109,7 +109,7 @@ def interval(differences: list[float]) -> dict[str, Any]:
     mean, n = statistics.fmean(differences), len(differences)
     if n == 1:
         return {"mean": mean, "low": None, "high": None, "n": n}
-    half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(differences) / n**0.5
+    half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(differences) / n**0.5
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 

@@ -83,9 +83,9 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def remove_unfinished(output_dir: Path) -> None:
-    """Remove the folder that this process has begun and not swapped in, if any."""
-    for folder in output_dir.glob(f".*-{os.getpid()}"):
+def remove_unfinished(output_dir: Path, process: int | None = None) -> None:
+    """Remove the folder that a process, this one unless given, has begun and not swapped in, if any."""
+    for folder in output_dir.glob(f".*-{process or os.getpid()}"):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,4 +1,7 @@
-"""What every script's run needs: shared options, device, seeds, numbers, and a folder that is swapped in whole."""
+"""What every script's run needs: shared options, device, seeds, numbers, and a folder that is swapped in whole.
+
+PyTorch is imported where it is used, as reproduce.py, which uses this too and waits for the steps, needs none.
+"""
 
 import contextlib
 import dataclasses
@@ -16,14 +19,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 import tyro
 
 from common import results
 from common.download import DATA_DIR, DatasetName
 from common.results import REPOSITORY
+
+if TYPE_CHECKING:
+    import torch
 
 MADE_BY = {
     "q1_undo": "q1_autoencoder.py --undo",
@@ -98,7 +103,9 @@ def command_line(main: Callable[[Any], Any], config_class: type, arguments: list
             raise
         path = error.filename or "the results"
         sys.exit(_say(f"cannot write {path} ({error.strerror}); earlier results are kept", 2))
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's, of a GPU
+            raise
         sys.exit(_say("out of memory; try a smaller --batch-size, or --device cpu if it was a GPU's", 1))
     except KeyboardInterrupt:
         interrupted = _say("interrupted; earlier results are kept, and the same command starts again", 130)
@@ -130,8 +137,10 @@ def _say(message: object, code: int) -> int:
     return code
 
 
-def device(name: str) -> torch.device:
+def device(name: str) -> "torch.device":
     """Return the device of ``--device``; InputError if this machine has none of that kind."""
+    import torch
+
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, usable in available.items() if usable)
@@ -142,8 +151,10 @@ def device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def generator(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(seed: int, purpose: str, device: "torch.device | str" = "cpu") -> "torch.Generator":
     """Return a generator of its own for one purpose ("encoder", "batches/3"), so that no choice disturbs another."""
+    import torch
+
     digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
@@ -165,7 +176,7 @@ class Step:
     """A run under way: its options, the device, where it writes until it is complete, and what it builds on."""
 
     config: Options
-    device: torch.device
+    device: "torch.device"
     folder: Path
     target: Path
     upstream: dict[str, str]
@@ -176,6 +187,8 @@ class Step:
         the answer and where the figures are. ``fingerprint`` is the dataset's; ``summary`` holds answer (sentences),
         numbers (``run.numbers``), figures (titles by file name) and perhaps paired (``few_shot.compared``) and claims.
         """
+        import torch
+
         module = inspect.getmodule(type(self.config))
         script, seconds = Path(module.__file__), time.perf_counter() - self.started
         summary = {"question": module.__doc__.splitlines()[0], **summary, "seconds": seconds}
