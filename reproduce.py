@@ -175,8 +175,7 @@ def run_all(jobs: list[Job], config: Config, engine: Any, fingerprint: str) -> d
 
     Of what is ready, an earlier seed comes first, then what most is to wait for. What needs a failed step is left out.
     """
-    waiting = sorted(jobs, key=lambda job: (config.seeds.index(job.seed), -path_seconds(job.step)))
-    ready, running, finished, failed = [], {}, set(), {}
+    waiting, ready, running, finished, failed = list(jobs), [], {}, set(), {}
     with contextlib.closing(Progress(jobs)) as progress:
         while True:
             for job in list(waiting):
@@ -187,6 +186,7 @@ def run_all(jobs: list[Job], config: Config, engine: Any, fingerprint: str) -> d
                         progress.end(job, "finished and unchanged")
                     else:
                         ready.append(job)
+            ready.sort(key=lambda job: (config.seeds.index(job.seed), -path_seconds(job.step)))
             workers = engine.workers()
             while ready and len(running) < workers:
                 job = ready.pop(0)
