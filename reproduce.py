@@ -85,6 +85,8 @@ class Config(run.Options):
             raise run.InputError(
                 f"--check: got --dataset {self.dataset}, expected mnist, of which the published run is"
             )
+        if self.scheduler is not None and "://" not in self.scheduler:
+            raise run.InputError(f"--scheduler: got {self.scheduler!r}, expected an address such as tcp://host:8786")
         if self.scheduler and self.workers:
             raise run.InputError("--workers: got it with --scheduler, expected one of them: a cluster has its own")
 

@@ -1,31 +1,40 @@
-"""Tests of reproduce.py: what runs, what is skipped, where it stops, with scripts that stop once they have begun."""
+"""Tests of reproduce.py: what runs when, what is skipped, what a failure leaves, with scripts that only begin."""
 
 import functools
 import importlib
 import json
-import types
+import re
+import subprocess
+import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 import reproduce
-from common import data, report, results, run
+from common import report, results, run
+from common.engines import Ended
 
 ALL = [step.folder for step in reproduce.STEPS]
+# By how much is to wait for a step, and when what it needs is there.
+IN_ORDER = ["q1_autoencoder", "q4_few_shot", "q1_undo", "q2_classifier", "q5_transfer", "q2_plain", "q3_frozen_decoder"]
 
 
 class Pretended:
-    """Scripts whose main leaves finished results where it would begin, with their real options, needs and code."""
+    """An engine of scripts whose main leaves finished results where it would begin, with real options, needs, code."""
 
     def __init__(self, tmp_path, monkeypatch):
         self.outputs, self.patch = tmp_path / "outputs", monkeypatch
         self.ran, self.failing, self.bits, self.fingerprint, self.start = [], {}, "", "data", run.start
+        self.slots, self.most, self.stopped = 1, 0, False
         monkeypatch.setattr(run, "start", self.finish)
-        monkeypatch.setattr(reproduce.subprocess, "Popen", self.run)
+        monkeypatch.setattr(reproduce, "start_engine", lambda _: self)
+        monkeypatch.setattr(reproduce, "prepare", lambda _: self.fingerprint)
+        monkeypatch.setattr(reproduce.signal, "signal", lambda *_: None)
         monkeypatch.setattr(results, "git_commit", lambda: None)
         monkeypatch.setattr(results, "code_sha256", functools.cache(results.code_sha256))
-        monkeypatch.setattr(data, "load", lambda dataset, _: types.SimpleNamespace(fingerprint=self.fingerprint))
         monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+        monkeypatch.setattr(reproduce, "wait", self.wait)
 
     def finish(self, config, name, needs=()):
         assert needs == next((step.needs for step in reproduce.STEPS if step.folder == name), ())
@@ -34,16 +43,33 @@ class Pretended:
         step.finish(self.fingerprint, [], answer=["answer"], numbers=[], figures={})
         raise EOFError(name)  # enough of the script
 
-    def run(self, line, **_):
-        name = Path(line[1]).stem
+    def workers(self):
+        return self.slots
+
+    def submit(self, task):
+        return Future()
+
+    def wait(self, running, *_):
+        self.most = max(self.most, len(running))
+        return type("", (), {"done": [next(iter(running))]})
+
+    def ended(self, task, _):
+        config = ["--data-dir", str(task.data_dir), "--output-dir", str(task.output_dir)]
+        return self.run(task.script, [*task.options, *config])
+
+    def run(self, script, options):
+        name = Path(script).stem
         module = importlib.import_module(name)
-        config = run.parse(module.Config, "", line[2:])
+        config = run.parse(module.Config, "", options)
         if not (code := self.failing.get(name, 0)):
             with pytest.raises(EOFError) as stop:
                 module.main(config)
             name = str(stop.value)
         self.ran.append(name if config.seed == 0 else (name, config.seed))
-        return types.SimpleNamespace(returncode=code, communicate=lambda: ("answer\nfigures\n", None))
+        return Ended(code, "answer\nfigures\n", f"error: {name}" if code else "")
+
+    def stop(self):
+        self.stopped = True
 
     def __call__(self, **changes):
         self.ran.clear()
@@ -56,13 +82,29 @@ def go(tmp_path, monkeypatch):
     return Pretended(tmp_path, monkeypatch)
 
 
-def test_runs_everything_in_order_then_nothing_then_everything_if_forced(go, capsys):
-    assert go() == ALL == list(report.STEPS)
-    assert "[7/7] q5_transfer, seed 0: running" in capsys.readouterr().out
+def test_runs_everything_once_then_nothing_then_everything_if_forced(go, capsys):
+    assert go() == IN_ORDER and sorted(IN_ORDER) == sorted(ALL) == sorted(report.STEPS)
+    assert re.search(r"\[7/7\] q3_frozen_decoder, seed 0: \d+ s; answer\n", capsys.readouterr().out) and go.stopped
     assert go() == [] and capsys.readouterr().out.count("finished and unchanged") == 7
-    assert go(force=True) == ALL
-    assert go(seeds=(0, 2)) == [(name, 2) for name in ALL]
-    assert sorted(path.name for path in (go.outputs / "seed2").iterdir()) == ALL
+    assert go(force=True) == IN_ORDER
+    assert go(seeds=(0, 2)) == [(name, 2) for name in IN_ORDER]
+    assert sorted(path.name for path in (go.outputs / "seed2").iterdir()) == sorted(ALL)
+
+
+def test_as_many_at_a_time_as_there_are_workers_and_never_before_what_is_needed(go):
+    for slots, most in ((2, 2), (5, 5), (100, 5)):
+        go.slots, go.most = slots, 0
+        ran = go(force=True)
+        assert go.most == most and sorted(ran) == sorted(ALL)
+        assert all(ran.index(need) < ran.index(step.folder) for step in reproduce.STEPS for need in step.needs)
+    go.slots = 2
+    first = go(seeds=(0, 1), force=True)[: len(ALL) + 1]
+    assert sum(isinstance(name, str) for name in first) == len(ALL), "seed 0 before the others"
+
+
+def test_the_process_that_waits_holds_no_torch():
+    line = "import sys, reproduce; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", line], cwd=results.REPOSITORY).returncode == 0
 
 
 @pytest.mark.parametrize("bits", ["", "other"])
@@ -75,7 +117,7 @@ def test_what_changed_runs_again_and_what_is_built_on_it_if_its_bits_are_others(
     go.patch.setattr(results, "code_sha256", lambda path: code(path) + ("edited" if "q4" in path.name else ""))
     assert go() == (["q4_few_shot", "q5_transfer"] if bits else ["q4_few_shot"])
     options = ["--output-dir", str(go.outputs), "--device", "cpu", "--epochs", "9"]
-    go.run(["python", str(results.REPOSITORY / "q3_frozen_decoder.py"), *options])  # by hand
+    go.run("q3_frozen_decoder.py", options)  # by hand
     assert go() == ["q3_frozen_decoder"]
     path = go.outputs / "q1_undo" / "config.json"  # of an earlier version of this repository
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "command"}))
@@ -85,22 +127,27 @@ def test_what_changed_runs_again_and_what_is_built_on_it_if_its_bits_are_others(
 def test_other_versions_and_other_data_run_everything_again(go):
     go()
     go.patch.setattr(results, "versions", lambda: {"torch": "0.1"})
-    assert go() == ALL
+    assert go() == IN_ORDER
     go.fingerprint = "other"
-    assert go() == ALL
-    assert go(dataset="kmnist") == ALL and go(dataset="kmnist") == []
+    assert go() == IN_ORDER
+    assert go(dataset="kmnist") == IN_ORDER and go(dataset="kmnist") == []
 
 
-def test_stops_at_the_first_failure_with_its_code_and_goes_on_there(go):
-    go.failing = {"q3_frozen_decoder": 2}
+def test_a_failure_stops_what_builds_on_it_alone_and_has_the_last_word_and_its_code(go, capsys):
+    go.failing = {"q4_few_shot": 2}
     with pytest.raises(SystemExit, match=r"^2$"):
         go()
-    assert go.ran == ALL[:5]
-    go.failing = {"q3_frozen_decoder": -9}
-    with pytest.raises(run.RunError, match="q3_frozen_decoder was killed by signal 9; the same command runs it again"):
+    assert go.ran == [name for name in IN_ORDER if name != "q5_transfer"] and go.stopped
+    printed = capsys.readouterr()
+    assert printed.err.endswith("error: q4_few_shot\n") and "report" not in printed.out
+    go.failing = {"q4_few_shot": -9}
+    with pytest.raises(SystemExit, match=r"^1$"):
         go()
+    assert go.ran == ["q4_few_shot"]
+    said = capsys.readouterr().err
+    assert said == "error: q4_few_shot, seed 0 was killed by signal 9; the same command runs it again\n"
     go.failing = {}
-    assert go() == ALL[4:]
+    assert go() == ["q4_few_shot", "q5_transfer"]
 
 
 def test_check_compares_with_the_published_run_and_fails_if_it_differs(go, capsys):
