@@ -40,13 +40,13 @@ class Step(NamedTuple):
 
 
 STEPS = (
-    Step("q1_autoencoder", "q1_autoencoder.py", (), (), 80),
-    Step("q1_undo", "q1_autoencoder.py", ("--undo",), (), 50),
+    Step("q1_autoencoder", "q1_autoencoder.py", (), (), 90),
+    Step("q1_undo", "q1_autoencoder.py", ("--undo",), (), 55),
     Step("q2_classifier", "q2_classifier.py", (), (), 65),
     Step("q2_plain", "q2_classifier.py", ("--plain",), (), 40),
-    Step("q3_frozen_decoder", "q3_frozen_decoder.py", (), ("q1_autoencoder", "q2_classifier", "q2_plain"), 160),
-    Step("q4_few_shot", "q4_few_shot.py", (), (), 55),
-    Step("q5_transfer", "q5_transfer.py", (), ("q1_autoencoder", "q1_undo", "q4_few_shot"), 220),
+    Step("q3_frozen_decoder", "q3_frozen_decoder.py", (), ("q1_autoencoder", "q2_classifier", "q2_plain"), 190),
+    Step("q4_few_shot", "q4_few_shot.py", (), (), 65),
+    Step("q5_transfer", "q5_transfer.py", (), ("q1_autoencoder", "q1_undo", "q4_few_shot"), 245),
 )
 TICK = 0.5  # seconds from one look at the running steps to the next
 
