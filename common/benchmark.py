@@ -149,7 +149,7 @@ def scale(config: Config) -> None:
         with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as cleared:
             engine = Here(1)
             if workers:
-                settings = {"threads_per_worker": 1, "dashboard_address": None, "local_directory": folder}
+                settings = {"threads_per_worker": 1, "dashboard_address": ":0", "local_directory": folder}
                 local = cleared.enter_context(distributed.LocalCluster(n_workers=workers, processes=True, **settings))
                 engine = Cluster(local.scheduler_address)
             options = [["--plain", "--epochs", "1", "--seed", str(seed)] for seed in range(SCALE_STEPS)]

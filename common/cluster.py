@@ -28,6 +28,13 @@ from common.run import InputError, RunError
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # functions travel whole, as workers have no such module
 TIMEOUT = 10  # seconds in which a scheduler must answer
 Files = dict[str, bytes]  # content by path
+# Runs a script, and ends it when the worker is no more, whose end of the pipe is closed then.
+LIFELINE = """
+import os, runpy, sys, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 class Cluster:
@@ -131,11 +138,14 @@ def _perform(
     state = vars(worker).setdefault("_reproduce", {"data": threading.Lock(), "running": {}})
 
     def execute(*line: str) -> tuple[int, str, str]:
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", "errors": "replace"}
-        process = subprocess.Popen([sys.executable, *line], cwd=temporary, env=os.environ | THREADS, **streams)
-        state["running"][process] = run
-        printed, said = process.communicate()
-        del state["running"][process]
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | {"encoding": "utf-8"}
+        settings = {"cwd": temporary, "env": os.environ | THREADS, "errors": "replace", **streams}
+        with subprocess.Popen([sys.executable, "-c", LIFELINE, *line], **settings) as process:
+            state["running"][process] = run
+            lifeline, process.stdin = process.stdin, None  # communicate() would close it
+            printed, said = process.communicate()
+            lifeline.close()
+            del state["running"][process]
         return process.returncode, printed, said
 
     if found := _unlike(expected):
@@ -146,7 +156,7 @@ def _perform(
         if not Path(data_dir, FOLDERS[dataset]).is_dir():  # the sender's, unless it is here too
             data_dir = os.path.join(worker.local_directory, "data")
         with state["data"]:
-            prepared = execute("-m", "common.download", "--dataset", dataset, "--data-dir", data_dir)
+            prepared = execute("common/download.py", "--dataset", dataset, "--data-dir", data_dir)
         if prepared[0]:
             return *prepared[:2], f"{prepared[2].strip()} (on worker {worker.address})", {}
         output_dir = Path(temporary, "outputs")

@@ -46,7 +46,7 @@ DOWNLOAD = """
 import os, sys
 from pathlib import Path
 
-folder, dataset = Path(sys.argv[4]), sys.argv[2]
+dataset, folder = sys.argv[2], Path(sys.argv[4])
 if dataset != "mnist":
     print(f"error: {dataset}: tried the network: get online", file=sys.stderr)
     sys.exit(2)
@@ -165,7 +165,7 @@ def local_cluster(tmp_path, monkeypatch):
     made = []
 
     def start(workers):
-        settings = {"dashboard_address": None, "local_directory": str(tmp_path / "workers")}
+        settings = {"dashboard_address": ":0", "local_directory": str(tmp_path / "workers")}
         made.append(distributed.LocalCluster(n_workers=workers, threads_per_worker=2, processes=True, **settings))
         return made[-1], Cluster(made[-1].scheduler_address)
 
@@ -224,7 +224,7 @@ def test_a_step_whose_worker_is_killed_runs_again_elsewhere(go, local_cluster, t
     future = cluster.submit(task)
     step, worker = told(tmp_path / "told")
     os.kill(worker, signal.SIGKILL)
-    os.kill(step, signal.SIGKILL)  # else it goes on to its end, for nobody
+    wait_for(lambda: is_gone(step), 5)  # it does not go on for nobody
     assert cluster.ended(task, future) == (0, "the answer\n", "")
     assert results.read_config(tmp_path / "outputs" / "whole") is not None
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["whole"]
