@@ -5,7 +5,7 @@ when its answers are averaged over 16 warped copies of each; on pixels, 3 neares
 regression 91.93 %.
 
     python q2_classifier.py            # 1.0 minutes of one CPU core
-    python q2_classifier.py --plain    # 0.7 minutes: neither warps nor label smoothing, as a control for Q3
+    python q2_classifier.py --plain    # 0.6 minutes: neither warps nor label smoothing, as a control for Q3
 
 Needs nothing; fetches the data on first use.
 Writes config.json, metrics.jsonl, summary.json, model.safetensors and *.png to <output-dir>/q2_classifier/, with

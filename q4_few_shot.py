@@ -3,7 +3,7 @@
 Trains classifier and autoencoder on class-balanced random subsets and on `first`, the first training images. Of
 test images the classifier reads 81.4 ± 2.5 % plain, 95.9 ± 0.6 % augmented (30 subsets of 100, 3 of each of 10 seeds).
 
-    python q4_few_shot.py    # 1.1 minutes of one CPU core
+    python q4_few_shot.py    # 1.0 minutes of one CPU core
 
 Needs nothing; fetches the data on first use.
 Writes config.json, metrics.jsonl, summary.json, a checkpoint of every fit and *.png to <output-dir>/q4_few_shot/.

@@ -4,7 +4,7 @@ Trains Q4's classifier on Q4's subsets with an encoder that starts from Q1's wei
 spread over unlabelled images. Fine-tuning gains 5.98 points plain (95 % interval 4.27 to 7.68) and -0.11 augmented
 (-0.31 to 0.10); on spread labels 98.2 ± 0.3 % are read, 97.8 on labels by Q4 (30 subsets, 10 seeds).
 
-    python q5_transfer.py    # 4.1 minutes of one CPU core
+    python q5_transfer.py    # 4.2 minutes of one CPU core
 
 Needs the results of q1_autoencoder.py, q1_autoencoder.py --undo and q4_few_shot.py in the same output folder.
 Writes config.json, metrics.jsonl, summary.json, a checkpoint of every fit and *.png to <output-dir>/q5_transfer/.

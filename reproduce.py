@@ -197,6 +197,8 @@ def run_all(jobs: list[Job], config: Config, engine: Any, fingerprint: str) -> d
             if not running and not ready:
                 return failed
             progress.tick(workers)
+            if not running:
+                time.sleep(TICK)  # no worker yet
             for future in wait(running, TICK, FIRST_COMPLETED).done:
                 job = running.pop(future)
                 ended = engine.ended(task(job, config), future)

@@ -55,6 +55,8 @@ class Cluster:
         if wrong := [f"{worker} has {found}" for worker, found in unlike.items() if found]:
             raise InputError(f"--scheduler: worker {wrong[0]}: install the same versions everywhere")
         self.executor = self.client.get_executor(pure=False, retries=1)
+        if not self.workers():
+            print(f"{address} has no workers yet: steps start as these come", file=sys.stderr)
 
     def workers(self) -> int:
         """Return how many tasks may run at a time, as workers come and go; RunError without scheduler."""

@@ -51,7 +51,7 @@ class Pretended:
 
     def wait(self, running, *_):
         self.most = max(self.most, len(running))
-        return type("", (), {"done": [next(iter(running))]})
+        return type("", (), {"done": list(running)[:1]})
 
     def ended(self, task, _):
         config = ["--data-dir", str(task.data_dir), "--output-dir", str(task.output_dir)]
@@ -100,6 +100,13 @@ def test_as_many_at_a_time_as_there_are_workers_and_never_before_what_is_needed(
     go.slots = 2
     first = go(seeds=(0, 1), force=True)[: len(ALL) + 1]
     assert sum(isinstance(name, str) for name in first) == len(ALL), "seed 0 before the others"
+
+
+def test_waits_for_a_first_worker(go):
+    slots = iter([0, 0])
+    go.workers = lambda: next(slots, 1)
+    go.patch.setattr(reproduce.time, "sleep", lambda _: go.ran.append("slept"))
+    assert go() == ["slept", "slept", *IN_ORDER]
 
 
 def test_the_process_that_waits_holds_no_torch():
