@@ -35,7 +35,7 @@ folder = outputs / options["--folder"]
 folder.mkdir(parents=True, exist_ok=True)
 needed = [(outputs / name / "model.safetensors").read_text() for name in options.get("--needs", "").split()]
 content = f"{options['--folder']} on {needed}, {(data / 'MNIST' / 'images').read_text()}"
-content += f", threads {os.environ['OMP_NUM_THREADS']}"
+content += f", threads {os.environ['OMP_NUM_THREADS']}, {[name for name in os.environ if 'MALLOC' in name]}"
 (folder / "model.safetensors").write_text(content)
 digest = hashlib.sha256(content.encode()).hexdigest()
 config = {"options": {"dataset": "mnist"}, "git_commit": None, "files_sha256": {"model.safetensors": digest}}
