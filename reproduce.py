@@ -5,9 +5,9 @@
     python reproduce.py --check          # afterwards compare with the published run in outputs/reference/
     python reproduce.py --scheduler tcp://host:8786 --seeds 0 1 2    # on the machines of a Dask cluster
 
-Steps that do not depend on each other run side by side, each a process with one thread, so that every machine with the
-same versions gives the published numbers. What is finished and would come out the same (options, code, data, versions,
-what it builds on) is skipped, so that after an interruption the same command goes on with what is missing.
+Steps that do not depend on each other run side by side, each a process with one thread, so that the numbers do not depend
+on how many cores there are. What is finished and would come out the same (options, code, data, versions, what it builds
+on) is skipped, so that after an interruption the same command goes on with what is missing.
 Seed 0 writes to <output-dir>, seed 1 to <output-dir>/seed1.
 """
 
@@ -134,12 +134,12 @@ class Progress:
         self.running: dict[Job, tuple[float, tqdm]] = {}
         self.all = tqdm(total=_seconds(jobs), bar_format="{desc} |{bar:40}|", leave=False, disable=None)
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, file: Any = None) -> None:
         with tqdm.external_write_mode():
-            print(text, flush=True)
+            print(text, file=file, flush=True)
 
-    def start(self, job: Job) -> None:
-        self.say(f"{job}: started")
+    def start(self, job: Job, workers: int) -> None:
+        self.say(f"{job}: started, {self.estimate(workers)}")
         form = "  {desc:30} |{bar:20}| {elapsed}"
         bar = tqdm(total=job.step.seconds, desc=str(job), bar_format=form, leave=False, disable=None)
         self.running[job] = (time.perf_counter(), bar)
@@ -152,16 +152,26 @@ class Progress:
             text = f"{time.perf_counter() - began:.0f} s; {text}"
         self.say(f"[{self.count - len(self.left)}/{self.count}] {job}: {text}")
 
-    def tick(self, workers: int) -> None:
-        """Redraw the bars; what is left takes as long as the workers share it, or as its longest path."""
-        spent = {job: min(time.perf_counter() - began, job.step.seconds) for job, (began, _) in self.running.items()}
-        for job, (_, bar) in self.running.items():
-            bar.update(spent[job] - bar.n)
+    def spent(self) -> dict[Job, float]:
+        """Return the seconds of the running steps, at most those expected."""
+        now = time.perf_counter()
+        return {job: min(now - began, job.step.seconds) for job, (began, _) in self.running.items()}
+
+    def estimate(self, workers: int) -> str:
+        """Say how long what is left takes: as the workers share it, or as its longest path."""
+        spent = self.spent()
         left = _seconds(self.left) - sum(spent.values())
         longest = max((path_seconds(job.step) - spent.get(job, 0.0) for job in self.left), default=0.0)
-        minutes = max(left / max(workers, 1), longest) / 60
-        self.all.n = self.all.total - left
-        self.all.set_description_str(f"{self.count - len(self.left)} of {self.count}, about {minutes:.0f} minutes left")
+        return f"about {max(left / max(workers, 1), longest) / 60:.0f} minutes left"
+
+    def tick(self, workers: int) -> None:
+        """Redraw the bars."""
+        spent = self.spent()
+        for job, (_, bar) in self.running.items():
+            bar.n = spent[job]
+            bar.refresh()
+        self.all.n = self.all.total - _seconds(self.left) + sum(spent.values())
+        self.all.set_description_str(f"{self.count - len(self.left)} of {self.count}, {self.estimate(workers)}")
 
     def close(self) -> None:
         for bar in (*(bar for _, bar in self.running.values()), self.all):
@@ -192,7 +202,7 @@ def run_all(jobs: list[Job], config: Config, engine: Any, fingerprint: str) -> d
             workers = engine.workers()
             while ready and len(running) < workers:
                 job = ready.pop(0)
-                progress.start(job)
+                progress.start(job, workers)
                 running[engine.submit(task(job, config))] = job
             if not running and not ready:
                 return failed
@@ -208,7 +218,8 @@ def run_all(jobs: list[Job], config: Config, engine: Any, fingerprint: str) -> d
                 else:
                     finished.add((job.seed, job.step.folder))
                     progress.end(job, ended.printed.split("\n", 1)[0])
-                    sys.stderr.write(ended.said)
+                    if ended.said:
+                        progress.say(ended.said.rstrip(), sys.stderr)
 
 
 def prepare(config: Config) -> str:
@@ -217,7 +228,7 @@ def prepare(config: Config) -> str:
     line += ["--data-dir", str(config.data_dir.resolve())]
     fetched = subprocess.run(line, cwd=results.REPOSITORY, stdout=subprocess.PIPE)
     if fetched.returncode:
-        sys.exit(fetched.returncode)
+        sys.exit(max(1, fetched.returncode))
     return download.fingerprint(download.prepare(config.dataset, config.data_dir)[0])
 
 
@@ -241,6 +252,10 @@ def main(config: Config) -> None:
     jobs = [Job(seed, step) for seed in config.seeds for step in STEPS]
     try:
         failed = run_all(jobs, config, engine, fingerprint)
+    except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second one would leave steps running
+        raise
     finally:
         engine.stop()
     for job, ended in failed.items():

@@ -112,7 +112,7 @@ def side_by_side(config: Config, processes: int) -> dict[str, float]:
     for worker in workers:
         worker.start()
     for _ in range(processes * 3):
-        name, rate = rates.get()
+        name, rate = rates.get(timeout=600)  # queue.Empty where one has died
         total[name] += rate
     return total
 
@@ -121,9 +121,9 @@ def loop(config: Config) -> None:
     """Print the rates of both loops, of this one with all threads, and of a process for each core."""
     device, threads = run.device(config.device), torch.get_num_threads()
     on_cpu = device.type == "cpu"
+    images, turns = contests(config, device)  # has the data, which the processes read
     together = side_by_side(config, threads) if on_cpu else {}
     torch.set_num_threads(1 if on_cpu else threads)
-    images, turns = contests(config, device)
     print(f"{device}, images/s, medians of {TURNS} turns; one thread on a CPU unless said")
     for name, (plain_turn, our_turn) in turns.items():
         plain_rate, our_rate = (images / seconds for seconds in medians(plain_turn, our_turn))
@@ -157,12 +157,14 @@ def scale(config: Config) -> None:
             task = partial(Task, "q2_classifier.py", folder="q2_plain", needs=(), data_dir=config.data_dir.resolve())
             tasks = [task(options=of, output_dir=output) for of, output in zip(options, outputs, strict=True)]
             started = time.perf_counter()
-            futures = {engine.submit(task): task for task in tasks}
-            for future in as_completed(futures):
-                if (ended := engine.ended(futures[future], future)).code:
-                    raise run.RunError(ended.said)
+            try:
+                futures = {engine.submit(task): task for task in tasks}
+                for future in as_completed(futures):
+                    if (ended := engine.ended(futures[future], future)).code:
+                        raise run.RunError(ended.said)
+            finally:
+                engine.stop()
             rates[workers] = 60 * SCALE_STEPS / (time.perf_counter() - started)
-            engine.stop()
         ideal = rates[0] * min(max(workers, 1), cores)
         name = f"{workers} workers" if workers else "no cluster, one at a time"
         print(f"{name:26} {rates[workers]:5.1f} steps a minute, {rates[workers] / ideal:4.0%} of ideal", flush=True)

@@ -4,10 +4,9 @@ A worker needs Python and the requirements, no copy of this repository and no sh
 the results that a step builds on as bytes, prepares the data by itself, once, and returns the step's folder as bytes.
 """
 
-import hashlib
+import contextlib
 import logging
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -42,7 +41,7 @@ class Cluster:
 
     def __init__(self, address: str):
         """Connect; InputError where no scheduler answers, or a worker has other versions than this machine."""
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what goes wrong is said here, in one line
+        logging.disable(logging.ERROR)  # what goes wrong is said here, in one line
         warnings.filterwarnings("ignore", category=UserWarning, module="distributed")  # of versions, of large messages
         self.address, self.name = address, uuid.uuid4().hex
         self.expected = results.versions() | {"distributed": distributed.__version__}
@@ -51,10 +50,18 @@ class Cluster:
         except (OSError, ValueError) as error:
             remedy = "start one with `dask scheduler`"
             raise InputError(f"--scheduler: got {address}, where no scheduler answers ({error}): {remedy}") from error
-        unlike = self.client.run(_unlike, self.expected)
-        if wrong := [f"{worker} has {found}" for worker, found in unlike.items() if found]:
-            raise InputError(f"--scheduler: worker {wrong[0]}: install the same versions everywhere")
+        versions = self.client.get_versions()
+        others = {"the scheduler": versions["scheduler"]} | {f"worker {k}": v for k, v in versions["workers"].items()}
+        python = versions["client"]["host"]["python"]
+        found = {name: of["host"]["python"] for name, of in others.items()}
+        wrong = [f"{name} has python {has}, expected {python}" for name, has in found.items() if has != python]
+        if not wrong:  # another Python would not survive a function of this one
+            unlike = self.client.run(_unlike, self.expected)
+            wrong = [f"worker {worker} has {found}" for worker, found in unlike.items() if found]
+        if wrong:
+            raise InputError(f"--scheduler: {wrong[0]}: install the same versions everywhere")
         self.executor = self.client.get_executor(pure=False, retries=1)
+        self.perform = cloudpickle.loads(cloudpickle.dumps(_perform))  # a copy that no worker could import by its name
         if not self.workers():
             print(f"{address} has no workers yet: steps start as these come", file=sys.stderr)
 
@@ -66,13 +73,13 @@ class Cluster:
             raise self._lost() from None
 
     def submit(self, task: Task) -> Future:
-        """Send a task, under a key of what it is and all that it depends on: who sends the same again, shares it."""
+        """Send a task with its code and all that it needs."""
         files = _read(results.REPOSITORY, "q*.py", "common/*.py")
         for name in task.needs:
             files |= {f"outputs/{path}": content for path, content in _read(task.output_dir, f"{name}/*").items()}
         sent = (task.script, task.options, task.folder, str(task.data_dir), files, self.expected)
-        key = f"{task.folder} in {task.output_dir.name}, {hashlib.sha256(pickle.dumps(sent)).hexdigest()[:16]}"
-        return self.executor.submit(_perform, self.name, *sent, key=key)
+        key = f"{task.folder} in {task.output_dir.name}, run {self.name}"  # twice the same is once
+        return self.executor.submit(self.perform, self.name, *sent, key=key)
 
     def ended(self, task: Task, future: Future) -> Ended:
         """Return what a task that is done came to, its results put in their place whole; RunError without scheduler."""
@@ -96,8 +103,14 @@ class Cluster:
 
     def stop(self) -> None:
         """End what runs on the workers, within two seconds as far as these answer, and leave the cluster as it is."""
-        self.executor.shutdown(wait=False)
-        stopping = threading.Thread(target=self.client.run, args=(_stop, self.name), daemon=True)
+
+        def stop() -> None:
+            with contextlib.suppress(Exception):  # of a scheduler or a worker that is no more
+                self.executor.shutdown(wait=False)
+                self.client.run(_stop, self.name, on_error="ignore")
+                self.client.close()
+
+        stopping = threading.Thread(target=stop, daemon=True)
         stopping.start()
         stopping.join(GRACE)
 
@@ -139,17 +152,22 @@ def _perform(
     worker = distributed.get_worker()
     environment = os.environ | THREADS
     environment.pop("MALLOC_TRIM_THRESHOLD_", None)  # Dask's, which makes a step a third slower
-    state = vars(worker).setdefault("_reproduce", {"data": threading.Lock(), "running": {}})
+    state = vars(worker).setdefault("_reproduce", {"data": threading.Lock(), "running": {}, "stopped": set()})
 
     def execute(*line: str) -> tuple[int, str, str]:
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | {"encoding": "utf-8"}
         settings = {"cwd": temporary, "env": environment, "errors": "replace", **streams}
-        with subprocess.Popen([sys.executable, "-c", LIFELINE, *line], **settings) as process:
+        # In a session of its own, so that what ends the worker's does not end the step as if it had failed.
+        with subprocess.Popen([sys.executable, "-c", LIFELINE, *line], start_new_session=True, **settings) as process:
             state["running"][process] = run
+            if run in state["stopped"]:
+                process.kill()
             lifeline, process.stdin = process.stdin, None  # communicate() would close it
             printed, said = process.communicate()
             lifeline.close()
             del state["running"][process]
+        if process.returncode < 0 and run not in state["stopped"]:  # memory, a machine that shuts down: once more
+            raise RuntimeError(f"killed by signal {-process.returncode} on worker {worker.address}")
         return process.returncode, printed, said
 
     if found := _unlike(expected):
@@ -169,7 +187,9 @@ def _perform(
 
 
 def _stop(run: str, dask_worker: distributed.Worker) -> None:
-    """Kill the processes of one run."""
-    for process, its_run in list(vars(dask_worker).get("_reproduce", {"running": {}})["running"].items()):
+    """Kill the processes of one run, and let it start no others."""
+    state = vars(dask_worker).get("_reproduce", {"running": {}, "stopped": set()})
+    state["stopped"].add(run)
+    for process, its_run in list(state["running"].items()):
         if its_run == run:
             process.kill()

@@ -174,7 +174,7 @@ def local_cluster(tmp_path, monkeypatch):
         cluster.close()
 
 
-def test_a_cluster_gives_the_files_that_this_machine_gives(go, local_cluster, tmp_path):
+def test_a_cluster_gives_the_files_that_this_machine_gives(go, local_cluster, tmp_path, monkeypatch):
     _, cluster = local_cluster(1)
     assert cluster.workers() == 2
     here, outputs = Here(1), tmp_path / "outputs"
@@ -187,6 +187,7 @@ def test_a_cluster_gives_the_files_that_this_machine_gives(go, local_cluster, tm
     third = go("third", needs=("first", "second"))
     assert cluster.ended(third, cluster.submit(third)).code == 0
     assert str(tmp_path / "data") in (tmp_path / "prepared").read_text().splitlines()[2], "it is here too"
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)  # which Dask has set in this process too
     for task in (go("first", outputs="here"), go("second", outputs="here")):
         here.ended(task, here.submit(task))
     here.ended(third, here.submit(third._replace(output_dir=tmp_path / "here")))
@@ -230,6 +231,20 @@ def test_a_step_whose_worker_is_killed_runs_again_elsewhere(go, local_cluster, t
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["whole"]
 
 
+def test_a_step_that_is_killed_runs_again_and_the_function_travels_whole(go, local_cluster, tmp_path):
+    _, cluster = local_cluster(1)
+    task = go("whole", "--tell", str(tmp_path / "told"))
+    future = cluster.submit(task)
+    os.kill(told(tmp_path / "told")[0], signal.SIGTERM)
+    assert cluster.ended(task, future) == (0, "the answer\n", "")
+    from distributed.protocol import pickle
+
+    assert b"_function_setstate" in pickle.dumps((cluster.perform,)), "by its name, workers could not import it"
+    cluster.client.run(lambda dask_worker, run: dask_worker._reproduce["stopped"].add(run), run=cluster.name)
+    task = go("late")
+    assert cluster.ended(task, cluster.submit(task)).code == -signal.SIGKILL, "a stopped run starts nothing"
+
+
 def test_a_lost_scheduler_ends_the_run_and_stop_ends_what_runs(go, local_cluster, tmp_path):
     dask, cluster = local_cluster(1)
     other = type(cluster)(dask.scheduler_address)
@@ -246,6 +261,7 @@ def test_a_lost_scheduler_ends_the_run_and_stop_ends_what_runs(go, local_cluster
         cluster.ended(cluster_task, future)
     with pytest.raises(RunError, match="was lost"):
         cluster.workers()
+    cluster.stop()
     assert not (tmp_path / "outputs").exists()
 
 
