@@ -5,9 +5,9 @@
     python reproduce.py --check          # afterwards compare with the published run in outputs/reference/
     python reproduce.py --scheduler tcp://host:8786 --seeds 0 1 2    # on the machines of a Dask cluster
 
-Steps that do not depend on each other run side by side, each a process with one thread, so that the numbers do not depend
-on how many cores there are. What is finished and would come out the same (options, code, data, versions, what it builds
-on) is skipped, so that after an interruption the same command goes on with what is missing.
+Steps that do not depend on each other run side by side, each a process with one thread, so numbers are the same with
+any number of cores. What is finished and would come out the same (options, code, data, versions, what it builds on) is
+skipped, so that after an interruption the same command goes on with what is missing.
 Seed 0 writes to <output-dir>, seed 1 to <output-dir>/seed1.
 """
 
