@@ -145,14 +145,19 @@ def _unlike(expected: dict[str, str]) -> str:
     return ""
 
 
+def _state(worker: distributed.Worker) -> dict:
+    """Return what a worker knows of its steps: a lock for the data, run by process, and the runs that were stopped."""
+    return vars(worker).setdefault("_reproduce", {"data": threading.Lock(), "running": {}, "stopped": set()})
+
+
 def _perform(
     run: str, script: str, options: list[str], folder: str, data_dir: str, files: Files, expected: dict[str, str]
 ) -> tuple[int, str, str, Files]:
     """Run a script on its files in a folder that is removed; return exit code, stdout, stderr and the results."""
     worker = distributed.get_worker()
     environment = os.environ | THREADS
-    environment.pop("MALLOC_TRIM_THRESHOLD_", None)  # Dask's, which makes a step a third slower
-    state = vars(worker).setdefault("_reproduce", {"data": threading.Lock(), "running": {}, "stopped": set()})
+    environment.pop("MALLOC_TRIM_THRESHOLD_", None)  # Dask's, which costs a step a third of its time
+    state = _state(worker)
 
     def execute(*line: str) -> tuple[int, str, str]:
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | {"encoding": "utf-8"}
@@ -188,7 +193,7 @@ def _perform(
 
 def _stop(run: str, dask_worker: distributed.Worker) -> None:
     """Kill the processes of one run, and let it start no others."""
-    state = vars(dask_worker).get("_reproduce", {"running": {}, "stopped": set()})
+    state = _state(dask_worker)
     state["stopped"].add(run)
     for process, its_run in list(state["running"].items()):
         if its_run == run:
