@@ -43,7 +43,7 @@ config = {"options": {"dataset": "mnist"}, "git_commit": None, "files_sha256": {
 print("the answer")
 """
 DOWNLOAD = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 
 dataset, folder = sys.argv[2], Path(sys.argv[4])
@@ -52,6 +52,7 @@ if dataset != "mnist":
     sys.exit(2)
 with open(os.environ.get("PREPARED", os.devnull), "a") as log:
     print(folder, (folder / "MNIST").exists(), file=log)
+time.sleep(0.5)  # another one that does not wait comes now
 (folder / "MNIST").mkdir(parents=True, exist_ok=True)
 (folder / "MNIST" / "images").write_text("images")
 """
@@ -68,6 +69,7 @@ def go(tmp_path, monkeypatch):
     (tmp_path / "data" / "MNIST" / "images").write_text("images")
     monkeypatch.setattr(results, "REPOSITORY", tmp_path / "repository")
     monkeypatch.setattr(results, "git_commit", lambda: "the commit")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # is not what steps get
 
     def task(folder, *options, needs=(), outputs="outputs", data="data"):
         options = ["--folder", folder, *(["--needs", " ".join(needs)] if needs else []), *options]
