@@ -43,10 +43,12 @@ class Config(run.Options):
     """ReLU between two linear layers that follow one another; the report names none."""
     plain_iterations: int = 300
     """Training iterations without augmentation, about: each image is seen equally often."""
-    iterations: int = 1_000
+    plain_batch_size: int = 50
+    """Images per training iteration without augmentation."""
+    iterations: int = 1_500
     """Training iterations with augmentation, about."""
-    batch_size: int = 50
-    """Images per training iteration."""
+    batch_size: int = 100
+    """Images per training iteration with augmentation."""
     plain_learning_rate: float = 0.04
     """Peak of the one-cycle schedule of a classifier without augmentation; from 0.08 on some fits fail."""
     plain_weight_decay: float = 1.0

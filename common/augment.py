@@ -52,6 +52,26 @@ def _fields(side: int, device: torch.device) -> Tensor:
 STRONG_WARP = partial(warp, rotation=15.0, scale=0.2, shear=0.3, shift=2.0, elastic=1.5)
 
 
+def thicken(images: Tensor, generator: torch.Generator, *, thicker: float = 0.7, thinner: float = 0.4) -> Tensor:
+    """Return copies of ``images`` (B, 1, S, S) with other strokes: half of them blended with the highest value of the
+    3x3 pixels around, by a weight uniform up to ``thicker``, half with the lowest, up to ``thinner``; outside is 0.
+    ``generator`` is on the images' device.
+    """
+    amounts = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) * 2 - 1
+    high = low = F.pad(images, (1, 1, 1, 1))
+    for axis in (2, 3):  # one axis after the other: on a CPU five times as fast as max_pool2d
+        before, here, after = (high.narrow(axis, start, images.shape[axis]) for start in range(3))
+        high = before.maximum(here).maximum(after)
+        before, here, after = (low.narrow(axis, start, images.shape[axis]) for start in range(3))
+        low = before.minimum(here).minimum(after)
+    return images + amounts.relu() * thicker * (high - images) + (-amounts).relu() * thinner * (low - images)
+
+
+def warp_and_thicken(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return copies of ``images`` (B, 1, S, S), warped strongly and with other strokes: what few images are shown as."""
+    return thicken(STRONG_WARP(images, generator), generator)
+
+
 class Averaged(nn.Module):
     """Average a classifier's answers to images (B, 1, 28, 28) and ``copies`` fixed warps: log-probabilities (B, K)."""
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common import checkpoint, data, results, run, train
-from common.augment import STRONG_WARP, Averaged
+from common.augment import Averaged, warp_and_thicken
 from common.data import Dataset, Split
 from common.models import digest
 
@@ -65,13 +65,12 @@ def subsets(labels: Tensor, shots: int, count: int, seed: int) -> list[Subset]:
 
 
 def regimes(q4: Any, plain: tuple[float, float], augmented: tuple[float, float]) -> tuple[Regime, Regime]:
-    """Return how to train without augmentation, and with it: each batch is warped anew, and there are more of them.
+    """Return how to train without augmentation, and with it: each batch is warped anew, strokes too, and there are more.
     Q4's options say how many images are shown, and at a time; learning rate and weight decay are tuned for each start.
     """
-    batch = q4.batch_size
     return (
-        Regime(q4.plain_iterations * batch, batch, *plain, None),
-        Regime(q4.iterations * batch, batch, *augmented, STRONG_WARP),
+        Regime(q4.plain_iterations * q4.plain_batch_size, q4.plain_batch_size, *plain, None),
+        Regime(q4.iterations * q4.batch_size, q4.batch_size, *augmented, warp_and_thicken),
     )
 
 

@@ -20,7 +20,7 @@ from common.few_shot import Subset
 NEIGHBOURS = 10
 ALPHA = 0.99  # as in the paper: how much a point takes over from its neighbours
 ITERATIONS = 50  # more label no better
-COMPONENTS = (12, 48)  # of the pixels: as many as latents, unless --latent-dim is given, and four times as many
+COMPONENTS = 48  # of the pixels, four times as many as latents
 
 
 def neighbour_graph(points: NDArray) -> csr_matrix:
@@ -51,8 +51,7 @@ def compare(split: Split, encoders: dict[str, nn.Module], subsets: list[Subset])
     """
     pixels, labels = split.inputs.flatten(1).cpu().numpy(), split.targets.cpu().numpy()
     latents = {f"{name} latents": train.apply(model, split.inputs).cpu().numpy() for name, model in encoders.items()}
-    components = PCA(max(COMPONENTS), random_state=0).fit_transform(pixels)
-    points = latents | {f"PCA-{kept}": components[:, :kept] for kept in COMPONENTS}
+    points = latents | {f"PCA-{COMPONENTS}": PCA(COMPONENTS, random_state=0).fit_transform(pixels)}
     graphs = {name: neighbour_graph(points[name]) for name in tqdm(points, "neighbours", leave=False, disable=None)}
     graphs["both latents"] = sum(graphs[name] for name in latents)
     spread_labels: dict[str, dict[str, Tensor]] = {}

@@ -1,0 +1,214 @@
+"""What each ingredient is worth: trains every recipe and its changes, and writes <output-dir>/ablation.md.
+
+    python tests/ablation.py    # about an hour on 2 CPU cores; the same command goes on where it was stopped
+
+A row is a script's own ``main`` with other options or constants, ended once it has trained and measured on validation
+images. Seeds are none of those that are reported; no test image is looked at. A run is a line of ablation.jsonl.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import q2_classifier  # noqa: E402
+from common import few_shot, results, run, train  # noqa: E402
+from common.augment import Averaged  # noqa: E402
+from common.losses import classification_scores  # noqa: E402
+
+SEEDS = (101, 102, 103)
+Q2_SEEDS = (101, 102, 103, 104, 105)  # differences there are of a few images
+
+
+class Row(NamedTuple):
+    """A line of a table: the script's options, constants by dotted name, and in Q4 and Q5 which variant is trained."""
+
+    name: str
+    script: str
+    options: dict[str, Any] = {}  # noqa: RUF012
+    constants: dict[str, Any] = {}  # noqa: RUF012
+    variant: str | None = None
+    seeds: tuple[int, ...] = SEEDS
+
+
+def smoothed_loss(model: Any, inputs: Any, targets: Any) -> tuple[Any, dict[str, Any]]:
+    logits = model(inputs)
+    return F.cross_entropy(logits, targets, label_smoothing=0.1), classification_scores(logits, targets)
+
+
+Q2_AS_BEFORE = {"batch_size": 256, "learning_rate": 5e-3, "epochs": 10}
+Q2_SMALLER_BATCH = {"batch_size": 128, "learning_rate": 1e-2, "epochs": 12}
+SMOOTHED = {"q2_classifier.loss": smoothed_loss}
+ROWS = {
+    "Q2: the classifier": [
+        Row("batch 256, peak rate 0.005, 10 epochs", "q2_classifier", Q2_AS_BEFORE, seeds=Q2_SEEDS),
+        Row("the same, label smoothing 0.1", "q2_classifier", Q2_AS_BEFORE, SMOOTHED, seeds=Q2_SEEDS),
+        Row("batch 128, peak rate 0.01, 12 epochs", "q2_classifier", Q2_SMALLER_BATCH, seeds=Q2_SEEDS),
+        Row("the same with label smoothing 0.1", "q2_classifier", Q2_SMALLER_BATCH, SMOOTHED, seeds=Q2_SEEDS),
+    ],
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    output_dir: Path = run.REPOSITORY / "outputs"
+    """Folder of ablation.md, ablation.jsonl and ablation/, what Q5 builds on."""
+    data_dir: Path = run.DATA_DIR
+    """Folder of the raw data files."""
+    workers: int = os.cpu_count() or 1
+    """Runs at a time, each with one thread."""
+
+
+class Measured(Exception):  # noqa: N818
+    """Leaves a script's main with what was measured."""
+
+
+FIT = train.fit
+INTRODUCTION = """# What was tried, and what was chosen by it
+
+Written by `python tests/ablation.py` from runs, each with one thread. Mean ± standard deviation over n fits, on the
+5,000 validation images, with seeds that are not reported (101 to 105); no number is of a test image. Seconds are those
+of training alone, side by side on 2 CPU cores."""
+UPSTREAM = (("q1_autoencoder", "q1_autoencoder", {}), ("q1_undo", "q1_autoencoder", {"undo": True}),
+            ("q4_few_shot", "q4_few_shot", {}))  # fmt: skip
+
+
+def fit_and_stop(model: Any, loss_fn: Any, split: Any, held_out: dict[str, Any], **settings: Any) -> None:
+    """Stand in for ``train.fit``: train, measure on the validation images, and leave main."""
+    started = time.perf_counter()
+    FIT(model, loss_fn, split, {}, **settings | {"looks": ()})
+    seconds = time.perf_counter() - started
+    raise Measured([validated(model, loss_fn, held_out["validation"], q2_classifier.COPIES) | {"seconds": seconds}])
+
+
+def validated(model: Any, loss_fn: Any, validation: Any, copies: int) -> dict[str, float]:
+    """Return a model's metrics on the validation images, a classifier's averaged over warps too."""
+    metrics = train.evaluate(model, loss_fn, validation)
+    if "accuracy" in metrics:
+        metrics["averaged_accuracy"] = train.evaluate(Averaged(model, copies), loss_fn, validation)["accuracy"]
+    return metrics
+
+
+def fits_and_stop(variant: str, function: Any, jobs: list[tuple[str, Any]], device: torch.device) -> None:
+    """Stand in for ``few_shot.side_by_side``: do the jobs of one variant on balanced subsets, and leave main."""
+    values = []
+    for job in [job for job in jobs if job[0] == variant and job[1].name != "first"]:
+        started = time.perf_counter()
+        values.append(function(*job))
+        values[-1]["seconds"] = time.perf_counter() - started - values[-1].pop("measuring")
+    raise Measured(values)
+
+
+def few_shot_validated(
+    folder: Path, variant: str, subset: Any, model: Any, history: Any, loss_fn: Any, dataset: Any, *_: Any
+) -> dict[str, float]:
+    """Stand in for ``few_shot.measured``."""
+    started = time.perf_counter()
+    metrics = validated(model, loss_fn, dataset.validation, few_shot.COPIES)
+    return metrics | {"measuring": time.perf_counter() - started}
+
+
+def measure(row: Row, seed: int, config: Config) -> list[dict[str, float]]:
+    """Return what a row's script measures with a seed, a dictionary for each fit."""
+    module, folder = importlib.import_module(row.script), config.output_dir / "ablation" / f"seed{seed}"
+    shared = {"seed": seed, "output_dir": folder, "data_dir": config.data_dir, "device": "cpu"}
+    patches = {"common.train.fit": fit_and_stop}
+    if row.variant:
+        patches = {"common.few_shot.side_by_side": partial(fits_and_stop, row.variant)}
+        patches["common.few_shot.measured"] = few_shot_validated
+    with contextlib.ExitStack() as stack:
+        for name, value in (patches | row.constants).items():
+            stack.enter_context(mock.patch(name, value))
+        try:
+            module.main(module.Config(**shared, **row.options))
+        except Measured as measured:
+            return measured.args[0]
+        finally:
+            results.remove_unfinished(folder)
+    raise AssertionError(f"{row.name}: main ended without training")
+
+
+def prepare(seed: int, config: Config) -> None:
+    """Leave what Q5 builds on, with no figures."""
+    folder = config.output_dir / "ablation" / f"seed{seed}"
+    for name, script, options in UPSTREAM:
+        module = importlib.import_module(script)
+        if results.read_config(folder / name) is None:
+            with mock.patch.object(module, "figures", lambda *_: {}), contextlib.redirect_stdout(None):
+                module.main(module.Config(seed=seed, output_dir=folder, data_dir=config.data_dir, **options))
+
+
+def table(rows: list[Row], runs: dict[tuple[str, int], list[dict[str, float]]]) -> list[str]:
+    """Return the lines of a table in Markdown: mean ± standard deviation over all fits of a row, and their number."""
+    lines: list[str] = []
+    for row in rows:
+        fits = [fit for seed in row.seeds for fit in runs.get((row.name, seed), [])]
+        if not fits:
+            continue
+        names = list(fits[0])
+        if not lines:
+            lines = ["| | " + " | ".join([*map(words, names), "n"]) + " |", "|---" * (len(names) + 2) + "|"]
+        cells = [spread([fit[name] for fit in fits], name) for name in names]
+        lines.append("| " + " | ".join([row.name, *cells, str(len(fits))]) + " |")
+    return lines
+
+
+def words(measure: str) -> str:
+    return {"mse": "MSE", "l1": "L1", "bce": "cross-entropy"}.get(measure, measure.replace("_", " "))
+
+
+def spread(values: list[float], name: str) -> str:
+    scale, digits, unit = (100, 2, " %") if "accuracy" in name else (1, 1, "") if name == "seconds" else (1, 5, "")
+    deviation = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * statistics.fmean(values):.{digits}f}{deviation}{unit}"
+
+
+def task(row: Row, seed: int, config: Config) -> list[dict[str, float]]:
+    torch.set_num_threads(1)
+    return measure(row, seed, config)
+
+
+def main(config: Config) -> None:
+    """Do the runs that are missing, side by side, and write the page after each."""
+    log = config.output_dir / "ablation.jsonl"
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    runs = {}
+    for line in log.read_text("utf-8").splitlines() if log.exists() else []:
+        run_of = json.loads(line)
+        runs[run_of["row"], run_of["seed"]] = run_of["fits"]
+    missing = [(row, seed) for rows in ROWS.values() for row in rows for seed in row.seeds]
+    missing = [(row, seed) for row, seed in missing if (row.name, seed) not in runs]
+    context = multiprocessing.get_context("spawn")  # a run's patches and its threads are its own
+    with ProcessPoolExecutor(config.workers, context, max_tasks_per_child=1) as pool:
+        seeds = {seed for row, seed in missing if row.script == "q5_transfer"}
+        list(pool.map(prepare, seeds, [config] * len(seeds)))
+        futures = {pool.submit(task, row, seed, config): (row, seed) for row, seed in missing}
+        for future in tqdm(as_completed(futures), total=len(futures), disable=None):
+            row, seed = futures[future]
+            runs[row.name, seed] = future.result()
+            with log.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"row": row.name, "seed": seed, "fits": runs[row.name, seed]}) + "\n")
+    page = config.output_dir / "ablation.md"
+    sections = [[f"## {heading}", "", *table(rows, runs), ""] for heading, rows in ROWS.items()]
+    page.write_text("\n".join([INTRODUCTION, "", *sum(sections, [])]), encoding="utf-8")
+    print(page)
+
+
+if __name__ == "__main__":
+    run.command_line(main, Config)
