@@ -1,7 +1,7 @@
 """Q3: what can a decoder recover from an encoder that was trained only to tell digits apart?
 
 Freezes Q2's encoder, trains a new decoder on its latents with Q1's recipe, and measures the report's claims against Q1,
-beside a Q2 without warps, a random encoder and PCA. Of the variance within a digit it keeps 0.34 ± 0.01,
+beside a Q2 without warps and smoothing, a random encoder and PCA. Of the variance within a digit it keeps 0.34 ± 0.01,
 on that other Q2 0.46 ± 0.01, Q1 0.84, PCA-12 0.41, the random encoder 0.26 ± 0.06 (10 seeds; a digit's mean image: 0).
 
     python q3_frozen_decoder.py           # 3.2 minutes of one CPU core
@@ -44,7 +44,7 @@ CLAIMS = {
     }),
     None: ("The reason given for (c): Q3 is more heterogeneous", {"within_class_std_ratio": [STD_RATIO, "higher"]}),
 }  # fmt: skip
-JUDGED = ["Q3", "Q3 on plain Q2"]  # against Q1; the second is the control whose encoder saw no warps
+JUDGED = ["Q3", "Q3 on plain Q2"]  # against Q1; the second is the control whose encoder saw no warps, no smoothing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

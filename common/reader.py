@@ -25,8 +25,8 @@ def build(seed: int) -> nn.Module:
     return reader.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
 
-def train_reader(images: Tensor, labels: Tensor, *, seed: int, epochs: int = 6) -> nn.Module:
-    """Train a reader on warped images (N, 1, 28, 28) in [0, 1] and labels (N,); on MNIST it reads 99.4 to 99.6 %."""
+def train_reader(images: Tensor, labels: Tensor, *, seed: int, epochs: int = 4) -> nn.Module:
+    """Train a reader on warped images (N, 1, 28, 28) in [0, 1] and labels (N,); on MNIST it reads about 99.3 %."""
     reader = build(seed).to(images.device)
 
     def loss(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from common.data import Dataset, Split, batches
 from common.models import fan_in
-from common.muon import Muon
 from common.run import RunError, generator
 
 # (model, inputs, targets) -> (loss with a gradient, named metrics): scalars, each a mean over the batch
@@ -35,8 +34,8 @@ def fit(
 
     AdamW under a one-cycle learning rate that rises to ``learning_rate`` and falls to nearly zero (Smith & Topin
     2018), smaller for wide layers (``_optimisers``), over the parameters that require gradients; with a
-    ``matrix_learning_rate``, the weights that touch no pixels are Muon's under that rate. The order of an epoch, and
-    ``transform`` of its inputs if given, draw from generators made of ``seed`` and the epoch's number.
+    ``matrix_learning_rate``, the weights of linear layers are Muon's under that rate (Jordan et al. 2024). The order of
+    an epoch, and ``transform`` of its inputs if given, draw from generators made of ``seed`` and the epoch's number.
 
     A record holds epoch (0 is before training), step (training iterations so far), learning_rate, train (each metric at
     every step of the epoch) and under each name in ``held_out`` that split's metrics. Raises RunError when the loss is
@@ -124,9 +123,8 @@ def _optimisers(
     AdamW's steps are equally large for every weight, so a layer's output moves in proportion to its fan-in. Weights
     take ``learning_rate`` times sqrt(128 / fan-in), at most 4 times; biases take ``learning_rate``.
     """
-    weights = [layer.weight for layer in model.modules() if fan_in(layer)] if matrix_learning_rate else []
-    # All but those of one channel in or out, the pixels': so a decoder alone has the optimisers of an autoencoder's.
-    matrices = [weight for weight in weights if weight.requires_grad and min(weight.shape[:2]) > 1]
+    linear = [layer.weight for layer in model.modules() if isinstance(layer, nn.Linear)] if matrix_learning_rate else []
+    matrices = [weight for weight in linear if weight.requires_grad]
     orthogonal = set(matrices)
     groups: dict[float, list] = {}
     for layer in model.modules():
@@ -139,7 +137,7 @@ def _optimisers(
         raise ValueError("got a model without trainable parameters, expected at least one: is all of it frozen?")
     by_rate = [{"params": group, "lr": learning_rate * factor, "factor": factor} for factor, group in groups.items()]
     optimisers = [torch.optim.AdamW(by_rate, learning_rate, BETAS, weight_decay=weight_decay, fused=True)]
-    return optimisers + ([Muon(matrices, matrix_learning_rate)] if matrices else [])
+    return optimisers + ([torch.optim.Muon(matrices, matrix_learning_rate, weight_decay=0.0)] if matrices else [])
 
 
 def _one_cycle(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:

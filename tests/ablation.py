@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import q2_classifier  # noqa: E402
 from common import few_shot, results, run, train  # noqa: E402
 from common.augment import Averaged  # noqa: E402
-from common.losses import classification_scores  # noqa: E402
+from common.losses import classification_scores
+from common.models import Decoder, Encoder  # noqa: E402
 
 SEEDS = (101, 102, 103)
 Q2_SEEDS = (101, 102, 103, 104, 105)  # differences there are of a few images
@@ -55,7 +56,18 @@ def smoothed_loss(model: Any, inputs: Any, targets: Any) -> tuple[Any, dict[str,
 Q2_AS_BEFORE = {"batch_size": 256, "learning_rate": 5e-3, "epochs": 10}
 Q2_SMALLER_BATCH = {"batch_size": 128, "learning_rate": 1e-2, "epochs": 12}
 SMOOTHED = {"q2_classifier.loss": smoothed_loss}
+Q1_AS_BEFORE = {"batch_size": 128, "learning_rate": 1e-2, "matrix_learning_rate": 0.02, "epochs": 7}
+Q1_LONGER = {"batch_size": 256, "learning_rate": 1e-2, "matrix_learning_rate": 0.02, "epochs": 9}
+NARROW = {f"q1_autoencoder.{part.__name__}": partial(part, hidden=55) for part in (Encoder, Decoder)}  # 162,000 weights
 ROWS = {
+    "Q1: the autoencoder": [
+        Row("batch 256, 9 epochs", "q1_autoencoder", Q1_LONGER),
+        Row("batch 128, 7 epochs", "q1_autoencoder", Q1_AS_BEFORE),
+        Row("the first, rates 1.4 times as high", "q1_autoencoder", Q1_LONGER | {"learning_rate": 0.014, "matrix_learning_rate": 0.028}),
+        Row("the first, AdamW alone", "q1_autoencoder", Q1_LONGER | {"matrix_learning_rate": 0.0}),
+        Row("the first, no ReLU between the linear layers", "q1_autoencoder", Q1_LONGER | {"hidden_relu": False}),
+        Row("the first, 16 latents, hidden layer 55 (162,000 weights)", "q1_autoencoder", Q1_LONGER | {"latent_dim": 16}, NARROW),
+    ],
     "Q2: the classifier": [
         Row("batch 256, peak rate 0.005, 10 epochs", "q2_classifier", Q2_AS_BEFORE, seeds=Q2_SEEDS),
         Row("the same, label smoothing 0.1", "q2_classifier", Q2_AS_BEFORE, SMOOTHED, seeds=Q2_SEEDS),

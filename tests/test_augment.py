@@ -4,7 +4,7 @@ import scipy.ndimage
 import torch
 from torch import nn
 
-from common.augment import STRONG_WARP, Averaged, warp
+from common.augment import STRONG_WARP, Averaged, thicken, warp, warp_and_thicken
 
 LARGE = {"rotation": 20.0, "scale": 0.2, "shear": 0.3, "shift": 3.0, "elastic": 1.0}
 STILL = dict.fromkeys(LARGE, 0.0)
@@ -49,7 +49,7 @@ def assert_uniform(values: numpy.ndarray, limit: float) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 5])
-@pytest.mark.parametrize("warping", [warp, STRONG_WARP])
+@pytest.mark.parametrize("warping", [warp, STRONG_WARP, warp_and_thicken])
 def test_shape_dtype_range_and_input_are_kept_and_zero_strengths_change_nothing(count, warping):
     images, before = some_images(count), some_images(count)
     warped = warping(images, seeded())
@@ -116,6 +116,28 @@ def test_elastic_displacements_have_the_standard_deviation_asked_for_at_a_node(e
     for axis in (0, 1):
         here, near, far = (moved[:, axis, row, column] for row, column in ((7, 7), (7, 8), (20, 20)))
         assert numpy.corrcoef(here, near)[0, 1] > 0.95 and abs(numpy.corrcoef(here, far)[0, 1]) < 0.2
+
+
+def test_strokes_are_blended_with_the_highest_or_lowest_of_3x3_pixels_as_scipy_confirms():
+    images = some_images(400)
+    high, low = (
+        extreme(images.numpy(), size=(1, 1, 3, 3), mode="constant")
+        for extreme in (scipy.ndimage.maximum_filter, scipy.ndimage.minimum_filter)
+    )
+    changed = thicken(images, seeded(), thicker=0.6, thinner=0.3).numpy()
+    # each image has one weight, up towards the highest or down towards the lowest
+    change = (changed - images.numpy()).reshape(400, -1)
+    up, down = (
+        (change * reach).sum(1) / (reach**2).sum(1)
+        for reach in ((of - images.numpy()).reshape(400, -1) for of in (high, low))
+    )
+    thicker, by_hand = change.sum(1) > 0, images.numpy().copy()
+    by_hand[thicker] += (up[:, None, None, None] * (high - images.numpy()))[thicker]
+    by_hand[~thicker] += (down[:, None, None, None] * (low - images.numpy()))[~thicker]
+    numpy.testing.assert_allclose(changed, by_hand, atol=1e-5)
+    assert 150 < thicker.sum() < 250
+    for weights, most in ((up[thicker], 0.6), (down[~thicker], 0.3)):
+        assert 0.95 * most < weights.max() <= most + 1e-5 and weights.mean() == pytest.approx(most / 2, rel=0.15)
 
 
 def test_averaged_answers_are_the_mean_of_the_probabilities_over_image_and_warps():

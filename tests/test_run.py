@@ -12,6 +12,7 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 import textwrap
 from pathlib import Path
 from typing import Literal
@@ -209,6 +210,19 @@ def test_device_is_the_one_of_the_option_or_the_best_there_is(monkeypatch, kinds
         else:
             with pytest.raises(run.InputError, match=f"^--device: got {name}.*; expected auto or {', '.join(usable)}$"):
                 run.device(name)
+
+
+def test_a_number_too_small_for_a_fast_product_is_zero_in_every_thread():
+    supported = torch.set_flush_denormal(False)
+    try:
+        smallest = torch.full((1_000,), 2e-38)
+        assert (smallest / 4).any()
+        run.device("cpu")
+        with ThreadPoolExecutor(1) as pool:
+            quarters = [smallest / 4, pool.submit(lambda: smallest / 4).result()]
+        assert not supported or not torch.stack(quarters).any()
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_numbers_say_whose_they_are_unit_split_and_spread():

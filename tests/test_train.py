@@ -9,7 +9,6 @@ from common import train
 from common.data import Dataset, Split
 from common.losses import classification_scores, minimised, reconstruction_errors
 from common.models import Autoencoder, Decoder, Encoder
-from common.muon import Muon
 from common.run import RunError
 
 SETTINGS = {"epochs": 3, "batch_size": 16, "learning_rate": 0.05, "weight_decay": 0.0, "seed": 4}
@@ -75,7 +74,7 @@ def test_fit_learns_and_records_every_step_and_every_epoch_and_prints_nothing(ca
 @pytest.mark.parametrize("steps, epochs", [(1, 1), (2, 2), (9, 1), (10, 1), (10, 2), (10, 10), (11, 1)])
 def test_a_run_of_few_steps_trains(steps, epochs):
     torch.manual_seed(0)
-    model = Autoencoder(nn.Linear(4, 5), nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 3)))  # Muon's is in the middle
+    model = Autoencoder(nn.Linear(4, 5), nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 3)))
     before = [parameter.detach().clone() for parameter in model.parameters()]
     history = fit(model, loss_fn, split(2 * steps // epochs, 5), epochs=epochs, batch_size=2, matrix_learning_rate=0.02)
     losses = [loss for record in history for loss in record["train"]["cross_entropy"]]
@@ -89,7 +88,7 @@ def test_learning_rate_rises_for_a_tenth_of_the_steps_and_falls_linearly_to_near
     assert rates == pytest.approx([0.05 * (10 - epoch) / 9 for epoch in range(1, 11)], abs=1e-6)
 
 
-def test_wide_layers_take_smaller_steps_and_muon_takes_the_weights_that_touch_no_pixels():
+def test_wide_layers_take_smaller_steps_and_muon_takes_the_weights_of_linear_layers():
     encoder, decoder = Encoder(), Decoder()
     layers = [*encoder.convolutions[::2], *encoder.linear[::2], *decoder.linear[:3:2], *decoder.convolutions[::2]]
     layers[1].weight.requires_grad, layers[3].bias.requires_grad = False, False
@@ -101,11 +100,11 @@ def test_wide_layers_take_smaller_steps_and_muon_takes_the_weights_that_touch_no
         weights = [rates.pop(id(layer.weight), 0) for layer in layers]
         biases = [rates.pop(id(layer.bias), 0) for layer in layers]
         assert biases == [0.01] * 3 + [0] + [0.01] * 6 and not rates
-        assert weights == pytest.approx([expected[0], *[0] * 8, expected[-1]] if muon else expected, rel=1e-3)
+        assert weights == pytest.approx([*expected[:3], *[0] * 4, *expected[7:]] if muon else expected, rel=1e-3)
     assert train._optimisers(Linear(), 0.01, 0.0, 0.0)[0].param_groups[0]["lr"] == 0.04  # at most 4 times; fan-in 4
-    assert [*map(id, muon[0].param_groups[0]["params"])] == [id(layer.weight) for layer in layers[2:-1]]
+    assert [*map(id, muon[0].param_groups[0]["params"])] == [id(layer.weight) for layer in layers[3:7]]
     alone = train._optimisers(decoder, 0.01, 0.02, 0.0)[1]  # as in Q3, whose decoder has the optimisers of Q1's
-    assert [*map(id, alone.param_groups[0]["params"])] == [id(layer.weight) for layer in layers[5:-1]]
+    assert [*map(id, alone.param_groups[0]["params"])] == [id(layer.weight) for layer in layers[5:7]]
 
 
 def test_looks_are_from_before_training_on_and_change_nothing_in_it():
@@ -119,18 +118,6 @@ def test_looks_are_from_before_training_on_and_change_nothing_in_it():
     assert torch.equal(*(model.layer.weight for model in models))
     assert some[1:] == [every[1], every[4]]
     assert some[0]["step"] == 0 and some[0]["test"] == train.evaluate(Linear(), loss_fn, DATASET.test)
-
-
-@pytest.mark.parametrize("shape", [(20, 50), (50, 20), (16, 8, 3, 3)])
-def test_muon_steps_are_nearly_orthogonal_and_point_where_the_gradient_does(shape):
-    weight = nn.Parameter(torch.zeros(shape))
-    u, _, v = torch.linalg.svd(torch.randn(shape, generator=torch.Generator().manual_seed(0)).flatten(1), False)
-    weight.grad = (u * torch.logspace(-1.7, 0, len(v)) @ v).view(shape)  # singular values of 0.02 to 1
-    Muon([weight], lr=0.5).step()
-    step = -weight.detach().flatten(1) / 0.5 / max(1, len(u) / v.shape[1]) ** 0.5  # rows over columns
-    along = torch.diagonal(u.T @ step @ v.T)  # of each singular direction of the gradient
-    assert along.min() > 0.65 and along.max() < 1.2
-    assert (step - u @ torch.diag(along) @ v).abs().max() < 1e-3
 
 
 def test_same_seed_same_bits_other_seed_others_whatever_is_evaluated():
