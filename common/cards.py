@@ -14,8 +14,8 @@ WORDS = {
     "averaged_accuracy": "accuracy, averaged over warped copies",
     "reading_accuracy": "accuracy of an independent reader",
     "linear_probe_accuracy": "accuracy of a linear probe",
-    "within_digit_variance_explained": "variance within a digit explained (1: all)",
-    "within_class_std_ratio": "standard deviation within a digit kept (1: all)",
+    "within_digit_variance_explained": "share of the variance within a digit explained",
+    "within_class_std_ratio": "share of the standard deviation within a digit kept",
     "latent_within_class_share": "within-digit share of the latents' variance",
     "latent_silhouette": "silhouette of the latents (1: far apart)",
     "lowest_loss_iteration": "iteration of the lowest test loss",
@@ -59,11 +59,11 @@ CARDS = (
          "q3_frozen_decoder", "claim_b.png"),
     Card("(c)", "Digits are separated about as well in Q3, or slightly better.", "q3_frozen_decoder", "claim_c.png"),
     Card("The reason given for (c)", "Q3 is more heterogeneous.", "q3_frozen_decoder", "claim_b.png"),
-    Card("Q4", "From scratch on few labelled images, the classifier over-fits.", "q4_few_shot", "accuracy.png",
+    Card("Q4", "From scratch on few labelled images, the classifier over-fits.", "q4_few_shot", "classifier.png",
          _claim("scratch, plain", "scratch, plain", "accuracy", "higher", "labelled"), difference=True),
     Card("Q4, autoencoder", "From scratch on few images, the autoencoder over-fits.", "q4_few_shot",
-         "autoencoder_loss.png", _claim("autoencoder", "autoencoder", "mse", "lower", "labelled"), difference=True),
-    Card("Q5", "On the same images but from Q1's weights, the classifier is better.", "q5_transfer", "comparison.png",
+         "reconstructions.png", _claim("autoencoder", "autoencoder", "mse", "lower", "labelled"), difference=True),
+    Card("Q5", "On the same images but from Q1's weights, the classifier is better.", "q5_transfer", "curve.png",
          _claim("fine-tuned, plain", "scratch, plain", "accuracy", "higher"), difference=True),
     Card("Q5, over-fitting", "From Q1's weights, over-fitting remains.", "q5_transfer", "accuracy.png",
          _claim("fine-tuned, plain", "fine-tuned, plain", "accuracy", "higher", "labelled"), difference=True),
@@ -116,8 +116,8 @@ def cards(pooled: dict[str, Any]) -> list[dict[str, Any]]:
             number = formatted(numbers[step, after, entry["measure"], split])
             what = f"{words}, {after}; {before}: {against}"
         else:
-            minus = f"{after}, {split} minus test images" if after == before else f"{after} minus {before}"
-            number, what = difference(entry), f"{words}, {minus} ({against})"
+            minus = f"{after} minus {before}" if after != before else f"{after}, {split} minus test images"
+            number, what = difference(entry), f"{words}: {minus} ({against})"
         also = [f"{control['after']}: {control['verdict']}" for control in controls]
         made.append(card._asdict() | {"verdict": claim["verdict"], "number": number, "what": what, "controls": also})
     return made

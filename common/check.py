@@ -69,12 +69,16 @@ class Config(report.Config):
     """Instead put the run's pages, numbers and figures of seed 0 there, and its cards into README."""
 
 
+def _no_figures(_: str, names: list[str]) -> list[str]:
+    return [name for name in names if not name.endswith(".png")]
+
+
 def publish(output_dir: Path, reference: Path, readme: Path) -> None:
     """Replace the published run, of which steps' folders hold figures only, and the cards between README's marks."""
     pooled = report.read_json(output_dir / "seeds.json", ("config", "numbers"), "make it with `python reproduce.py`")
     for step in pooled["config"]:
         shutil.rmtree(reference / step, ignore_errors=True)
-        shutil.copytree(output_dir / step, reference / step, ignore=shutil.ignore_patterns("*.json*", "*.safetensors"))
+        shutil.copytree(output_dir / step, reference / step, ignore=_no_figures)
     for page in ("seeds.json", "report.html", "draw.html"):
         if (output_dir / page).exists():
             shutil.copy(output_dir / page, reference)

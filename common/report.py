@@ -27,7 +27,7 @@ SUMMARY_KEYS = ("question", "answer", "numbers", "figures", "seconds")
 VARYING_OPTIONS = ("seed", "device", "data_dir", "output_dir")  # may differ among the seeds that are pooled
 VERDICTS = ("holds", "in direction", "refuted", "one seed")  # a claim's is the last of its measures'
 ABOUT_THE_SAME = 0.05  # a claim of "about the same" allows Q3 to be lower by this fraction
-THUMBNAIL = (560, 360)  # at most, in pixels: twice what a card shows, for fine screens
+THUMBNAIL = (640, 640)  # at most, in pixels: twice a card, for fine screens
 
 
 class Result(NamedTuple):  # what a step left of one seed
