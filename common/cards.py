@@ -118,7 +118,7 @@ def cards(pooled: dict[str, Any]) -> list[dict[str, Any]]:
         else:
             minus = f"{after} minus {before}" if after != before else f"{after}, {split} minus test images"
             number, what = difference(entry), f"{words}: {minus} ({against})"
-        also = [f"{control['after']}: {control['verdict']}" for control in controls]
+        also = [f"{of['after']}: {of['verdict']}" for of in controls if of["verdict"] != "one seed"]
         made.append(card._asdict() | {"verdict": claim["verdict"], "number": number, "what": what, "controls": also})
     return made
 
