@@ -191,8 +191,8 @@ def write(output_dir: Path) -> Path:
         formatted=cards.formatted,
         difference=cards.difference,
     )
-    _write_whole(output_dir / "seeds.json", json.dumps(pooled, separators=(",", ":"), allow_nan=False) + "\n")
-    return _write_whole(output_dir / "report.html", text)
+    write_whole(output_dir / "seeds.json", json.dumps(pooled, separators=(",", ":"), allow_nan=False) + "\n")
+    return write_whole(output_dir / "report.html", text)
 
 
 def _remedy(step: str, output_dir: Path, firsts: dict[str, Result]) -> str:
@@ -229,7 +229,8 @@ def _thumbnail(first: Result, figure: str) -> str | None:
     return b64encode(buffer.getvalue()).decode()
 
 
-def _write_whole(path: Path, text: str) -> Path:
+def write_whole(path: Path, text: str) -> Path:
+    """Write a text to ``path``, whole or not at all, and return the path."""
     beside = path.with_name(f".{path.name}-{os.getpid()}")
     beside.write_text(text, encoding="utf-8")
     return beside.replace(path)
