@@ -4,6 +4,7 @@ python -m common.report    # seconds; what is missing is named, with the command
 """
 
 import dataclasses
+import io
 import json
 import operator
 import os
@@ -14,17 +15,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Template
+from PIL import Image
 from scipy.special import stdtrit
 
-from common import run
+from common import cards, results, run
+from common.cards import key, summarise
 
 STEPS = ("q1_autoencoder", "q1_undo", "q2_classifier", "q2_plain", "q3_frozen_decoder", "q4_few_shot", "q5_transfer")
-CONFIG_KEYS = ("options", "command", "device", "threads", "versions", "data_sha256", "code_sha256", "git_commit")
+CONFIG_KEYS = ("options", "command", "device", "threads", "versions", "data_sha256", "git_commit", "numbers_sha256")
 SUMMARY_KEYS = ("question", "answer", "numbers", "figures", "seconds")
 VARYING_OPTIONS = ("seed", "device", "data_dir", "output_dir")  # may differ among the seeds that are pooled
 VERDICTS = ("holds", "in direction", "refuted", "one seed")  # a claim's is the last of its measures'
 ABOUT_THE_SAME = 0.05  # a claim of "about the same" allows Q3 to be lower by this fraction
-key = operator.itemgetter("step", "model", "measure", "split")  # what names a number
+THUMBNAIL = (640, 640)  # at most, in pixels: twice a card, for fine screens
 
 
 class Result(NamedTuple):  # what a step left of one seed
@@ -43,13 +46,13 @@ def read(output_dir: Path) -> dict[str, list[Result]]:
     those of seed1, seed2, ... under the same options, code, data and versions. InputError for none, or a damaged file.
     """
     steps, remedy = {}, "run its script again or remove its folder"
-    configs = output_dir.glob("q[1-9]_*/config.json")  # those of versions that knew no code_sha256 are not read
-    for step in sorted(path.parent.name for path in configs if "code_sha256" in path.read_text("utf-8")):
+    configs = output_dir.glob("q[1-9]_*/config.json")  # those of versions that knew no numbers_sha256 are not read
+    for step in sorted(path.parent.name for path in configs if "numbers_sha256" in path.read_text("utf-8")):
         by_seed: dict[int, Result] = {}
         conditions = []
         others = sorted(path.parent for path in output_dir.glob(f"seed*/{step}/config.json"))
         for folder in [output_dir / step, *others]:
-            config = read_json(folder / "config.json", CONFIG_KEYS, remedy)
+            config = read_json(folder / "config.json", (*CONFIG_KEYS, "code_sha256"), remedy)
             options, seed = config["options"] | dict.fromkeys(VARYING_OPTIONS), config["options"]["seed"]
             conditions.append((options, config["code_sha256"], config["data_sha256"], config["versions"]))
             if conditions[-1] == conditions[0] and seed not in by_seed:
@@ -72,29 +75,36 @@ def read_json(path: Path, keys: tuple[str, ...], remedy: str) -> dict[str, Any]:
 
 
 def pool(steps: dict[str, list[Result]]) -> dict[str, Any]:
-    """Return what seeds.json holds: each step's code hash, numbers with values by seed, paired differences, claims."""
+    """Return what seeds.json holds, to six digits: which code made it, each step's configuration of the first seed,
+    numbers with values by seed, paired differences, claims.
+    """
     numbers: dict[tuple, dict[str, Any]] = {}
-    paired, claims = [], []
-    for step, results in steps.items():
-        for _, config, summary in results:
+    paired, claims, made_by = [], [], {"git_commit": {}, "numbers_sha256": {}}
+    for step, of_seeds in steps.items():
+        for _, config, summary in of_seeds:
+            for name, of_steps in made_by.items():
+                of_steps.setdefault(config[name] or "unknown", {})[step] = None
             for entry in summary["numbers"]:
                 kept = {name: entry[name] for name in ("model", "measure", "split", "unit", "headline")}
                 number = numbers.setdefault(key({"step": step, **entry}), {"step": step, **kept, "values": {}})
                 number["values"][str(config["options"]["seed"])] = entry["values"]
-        seed0 = results[0].summary
-        paired += [{"step": step, **entry, **_paired(results, entry)} for entry in seed0.get("paired", ())]
-        for claim in seed0.get("claims", ()):
-            for after in claim["after"]:
-                sides = {"step": step, "before": claim["before"], "after": after}
-                compared = [
-                    sides | {"measure": measure, "words": " ".join(words.split()), "wanted": wanted}
-                    for measure, (words, wanted) in claim["panels"].items()
-                ]
-                compared = [entry | _judged(numbers, entry) for entry in compared]
-                verdict = max((entry["verdict"] for entry in compared), key=VERDICTS.index)
-                claims.append({"claim": claim["claim"], **sides, "verdict": verdict, "compared": compared})
-    code = {step: results[0].config["code_sha256"] for step, results in steps.items()}
-    return {"code_sha256": code, "numbers": list(numbers.values()), "paired": paired, "claims": claims}
+        seed0 = of_seeds[0].summary
+        paired += [{"step": step, **entry, **_paired(of_seeds, entry)} for entry in seed0.get("paired", ())]
+        for claim in (*seed0.get("claims", ()), *cards.claims(step)):
+            claims += [judged for after in claim["after"] if (judged := _judged_claim(numbers, step, claim, after))]
+    made_by = {name: {value: list(of_steps) for value, of_steps in of.items()} for name, of in made_by.items()}
+    config = {step: {name: of[0].config[name] for name in CONFIG_KEYS} for step, of in steps.items()}
+    return (
+        made_by | {"config": config} | _rounded({"numbers": list(numbers.values()), "paired": paired, "claims": claims})
+    )
+
+
+def _rounded(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _rounded(value) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_rounded(value) for value in content]
+    return float(f"{content:.6g}") if isinstance(content, float) else content
 
 
 def _paired(results: list[Result], entry: dict[str, Any]) -> dict[str, float | None]:
@@ -113,13 +123,29 @@ def interval(differences: list[float]) -> dict[str, Any]:
     return {"mean": mean, "low": mean - half, "high": mean + half, "n": n}
 
 
+def _judged_claim(
+    numbers: dict[tuple, dict[str, Any]], step: str, claim: dict[str, Any], after: str
+) -> dict[str, Any] | None:
+    """Return a claim about ``after`` with its verdict, that of its weakest measure; None if it was not measured."""
+    sides = {"step": step, "before": claim["before"], "after": after, "split": claim.get("split", "test")}
+    compared = []
+    for measure, (words, wanted) in claim["panels"].items():
+        if not {(step, after, measure, sides["split"]), (step, claim["before"], measure, "test")} <= numbers.keys():
+            return None
+        entry = sides | {"measure": measure, "words": " ".join(words.split()), "wanted": wanted}
+        compared.append(entry | _judged(numbers, entry))
+    verdict = max((entry["verdict"] for entry in compared), key=VERDICTS.index)
+    return {"claim": claim["claim"], **sides, "verdict": verdict, "compared": compared}
+
+
 def _judged(numbers: dict[tuple, dict[str, Any]], entry: dict[str, Any]) -> dict[str, Any]:
     """Return both sides' means over the seeds, the interval of their difference, and what that says of the claim.
 
     It *holds* if the interval lies on the wanted side of 0, *in direction* if only the mean does, and is *refuted*
     where not even that. "About the same" is wanted down to -5 % of the mean before, in the place of 0.
     """
-    sides = (numbers[entry["step"], entry[side], entry["measure"], "test"]["values"] for side in ("after", "before"))
+    splits = {"after": entry["split"], "before": "test"}
+    sides = (numbers[entry["step"], entry[side], entry["measure"], split]["values"] for side, split in splits.items())
     after, before = ([statistics.fmean(values) for values in side.values()] for side in sides)
     means = {"mean_before": statistics.fmean(before), "mean_after": statistics.fmean(after)}
     over_seeds = interval([x - y for x, y in zip(after, before, strict=True)])
@@ -133,57 +159,50 @@ def _judged(numbers: dict[tuple, dict[str, Any]], entry: dict[str, Any]) -> dict
     return means | over_seeds | {"verdict": verdict}
 
 
-def summarise(number: dict[str, Any]) -> dict[str, Any]:
-    """Return a number of ``pool`` with mean, std (None for one value or equal ones) and n of all its values."""
-    values = [value for of_seed in number["values"].values() for value in of_seed]
-    mean, std = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-    return number | {"mean": mean, "std": std if std > 1e-6 * abs(mean) else None, "n": len(values)}
-
-
-def formatted(entry: dict[str, Any]) -> str:
-    """Word a number with its standard deviation: accuracies in per cent, others with four decimals."""
-    scale, digits, sign = (100, 2, "%") if entry["unit"].startswith("accuracy") else (1, 4, "")
-    text, std = f"{scale * entry['mean']:.{digits}f}{sign}", scale * (entry["std"] or 0.0)
-    form = f".{digits}f" if std >= 0.5 * 10**-digits else ".0e"  # never "± 0.0000"
-    return f"{text} ± {std:{form}}" if std else text
-
-
 def write(output_dir: Path) -> Path:
     """Write seeds.json and report.html from what is in ``output_dir``, and return the page's path."""
     steps = read(output_dir)
-    pooled, firsts = pool(steps), {step: results[0] for step, results in steps.items()}
+    pooled, firsts = pool(steps), {step: of_seeds[0] for step, of_seeds in steps.items()}
     numbers = [summarise(number) for number in pooled["numbers"]]
-    configs = [first.config for first in firsts.values()]
+    shown = [card | {"image": _thumbnail(firsts[card["step"]], card["figure"])} for card in cards.cards(pooled)]
+    configs, seeds = pooled["config"].values(), max(map(len, steps.values()))
     template = Template(Path(__file__).with_name("report.html").read_text("utf-8"), autoescape=True, trim_blocks=True)
     text = template.render(
-        seeds=max(map(len, steps.values())),
-        missing={step: _remedy(step, output_dir, configs[0]["options"]) for step in STEPS if step not in steps},
+        seeds=seeds,
+        missing={step: _remedy(step, output_dir, firsts) for step in STEPS if step not in steps},
+        changed=list(pooled["numbers_sha256"]) != [results.numbers_sha256()],
+        commits=pooled["git_commit"],
+        draw=(output_dir / "draw.html").exists(),
+        cards=shown,
         numbers=numbers,
-        sections=[_section(step, first, numbers) for step, first in firsts.items()],
+        sections=[_section(step, first, numbers, shown) for step, first in firsts.items()],
         paired=pooled["paired"],
         claims=pooled["claims"],
-        published_elsewhere=max(map(len, steps.values())) == 1 and configs[0]["options"]["dataset"] == "mnist",
+        published_elsewhere=seeds == 1 and next(iter(configs))["options"]["dataset"] == "mnist",
         environment={
             "dataset": [config["options"]["dataset"] for config in configs],
             "versions": [", ".join(map(" ".join, config["versions"].items())) for config in configs],
             "device, threads": [f"{config['device']}, {config['threads']}" for config in configs],
             "data, sha256": [config["data_sha256"] for config in configs],
-            "commit": [config["git_commit"] or "unknown" for config in configs],
+            "code, sha256": pooled["numbers_sha256"],
+            "commit": pooled["git_commit"],
         },
-        formatted=formatted,
+        words=lambda measure: cards.WORDS.get(measure, measure.replace("_", " ")),
+        formatted=cards.formatted,
+        difference=cards.difference,
     )
-    _write_whole(output_dir / "seeds.json", json.dumps(pooled, indent=1, allow_nan=False) + "\n")
-    return _write_whole(output_dir / "report.html", text)
+    write_whole(output_dir / "seeds.json", json.dumps(pooled, separators=(",", ":"), allow_nan=False) + "\n")
+    return write_whole(output_dir / "report.html", text)
 
 
-def _remedy(step: str, output_dir: Path, options: dict[str, Any]) -> str:
-    options = options | {"output-dir": str(output_dir.resolve())}
+def _remedy(step: str, output_dir: Path, firsts: dict[str, Result]) -> str:
+    options = next(iter(firsts.values())).config["options"] | {"output-dir": str(output_dir.resolve())}
     usual = {"dataset": "mnist", "seed": 0, "output-dir": str(run.REPOSITORY / "outputs")}
     words = [f"--{name} {shlex.quote(str(options[name]))}" for name in usual if options[name] != usual[name]]
     return " ".join([f"python {run.MADE_BY.get(step, f'{step}.py')}", *words])
 
 
-def _section(step: str, first: Result, numbers: list[dict[str, Any]]) -> dict[str, Any]:
+def _section(step: str, first: Result, numbers: list[dict[str, Any]], shown: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what the page shows of a step: its script's texts and figures for the first seed, numbers of all."""
     on_test = {key(number)[1:3]: number for number in numbers if (number["step"], number["split"]) == (step, "test")}
     models, measures = (list(dict.fromkeys(names)) for names in zip(*on_test, strict=True))
@@ -193,10 +212,25 @@ def _section(step: str, first: Result, numbers: list[dict[str, Any]]) -> dict[st
         images = {name: b64encode((first.folder / name).read_bytes()).decode() for name in first.summary["figures"]}
     except OSError as error:
         raise run.InputError(f"{error.filename}: got no figure, expected one: run its script again") from error
-    return {"step": step, "result": first, "images": images, "columns": columns, "rows": rows}
+    here = {name: [card for card in shown if (card["step"], card["figure"]) == (step, name)] for name in images}
+    variant = run.MADE_BY.get(step, "").partition("--")[2]
+    section = {"step": step, "variant": variant, "result": first, "images": images, "cards": here}
+    return section | {"columns": columns, "rows": rows}
 
 
-def _write_whole(path: Path, text: str) -> Path:
+def _thumbnail(first: Result, figure: str) -> str | None:
+    """Return a figure in small as base64 of WebP; None if there is none of that name."""
+    if not (first.folder / figure).exists():
+        return None
+    with Image.open(first.folder / figure) as image:
+        small = image.convert("RGB")
+    small.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
+    small.save(buffer := io.BytesIO(), "webp", quality=80)
+    return b64encode(buffer.getvalue()).decode()
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a text to ``path``, whole or not at all, and return the path."""
     beside = path.with_name(f".{path.name}-{os.getpid()}")
     beside.write_text(text, encoding="utf-8")
     return beside.replace(path)

@@ -103,9 +103,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def code_sha256(script: Path) -> str:
-    """Return one sha256 of a script and all of common/ that is imported, without plots, comments and docstrings."""
-    total, waiting, seen = hashlib.sha256(), [script], set()
+def code_sha256(*scripts: Path, without: str | None = None) -> str:
+    """Return one sha256 of scripts and all of common/ that is imported, without plots, comments and docstrings, and
+    perhaps without the functions of one name.
+    """
+    total, waiting, seen = hashlib.sha256(), list(scripts), set()
     while waiting:
         path = waiting.pop(0)
         seen.add(path)
@@ -116,12 +118,20 @@ def code_sha256(script: Path) -> str:
                 paths = {REPOSITORY / "common" / f"{name}.py" for name in names if name != "plots"}
                 waiting += sorted(paths - seen - set(waiting))
             if isinstance(getattr(node, "body", None), list):
-                texts = [
-                    line for line in node.body if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant)
+                left_out = [
+                    line
+                    for line in node.body
+                    if (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+                    or (isinstance(line, ast.FunctionDef) and line.name == without)
                 ]
-                node.body = [line for line in node.body if line not in texts]
+                node.body = [line for line in node.body if line not in left_out]
         total.update(f"{path.name} {ast.dump(tree)}\n".encode())
     return total.hexdigest()
+
+
+def numbers_sha256() -> str:
+    """Return the one sha256 of the code that makes numbers: every script's, without what draws."""
+    return code_sha256(*sorted(REPOSITORY.glob("q[1-9]_*.py")), without="figures")
 
 
 def git_commit() -> str | None:

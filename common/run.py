@@ -38,7 +38,7 @@ MADE_BY = {
 LIMITS = {"seed": (0, 2**32 - 1), "latent_dim": (2, 784), "subsets": (2, 999)}  # scikit-learn takes no larger seed
 LIMITS |= {"learning_rate": (1e-9, math.inf), "label_smoothing": (0, 1)}
 # By how a measure's name ends.
-UNITS = {"l1": "L1 per pixel, pixels in [0, 1]", "mse": "MSE per pixel, pixels in [0, 1]", "r2": "R^2"}
+UNITS = {"l1": "L1 per pixel, pixels in [0, 1]", "mse": "MSE per pixel, pixels in [0, 1]", "r2": "R²"}
 UNITS |= {"bce": "binary cross-entropy per pixel (nats)", "cross_entropy": "cross-entropy (nats)"}
 UNITS |= {"accuracy": "accuracy (fraction)", "iteration": "training iterations"}
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
@@ -206,6 +206,7 @@ class Step:
             "data_sha256": fingerprint,
             "upstream_sha256": self.upstream,
             "code_sha256": results.code_sha256(script),
+            "numbers_sha256": results.numbers_sha256(),
             "git_commit": results.git_commit(),
             "files_sha256": {path.name: results.sha256(path) for path in sorted(self.folder.iterdir())},
         }

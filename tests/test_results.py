@@ -124,6 +124,7 @@ def test_the_code_of_a_result_is_the_script_and_what_it_imports_without_comments
     imports = {"../q": "from common import a, plots", "a": "from common.b import x", "b": "from common import a"}
     imports |= {"plots": "from common import c", "report": "from common import a", "c": "import json"}
     template = '"""Say what."""\nIMPORT\n\n\ndef f(x):\n    """Add."""\n    return x + 1\n'
+    template += "\n\ndef figures():\n    return 7\n"
 
     def code_with(changed: str = "", old: str = "", new: str = "") -> str:
         for name, line in imports.items():
@@ -139,6 +140,29 @@ def test_the_code_of_a_result_is_the_script_and_what_it_imports_without_comments
             assert code_with(name, *change) != before, (name, change)
     for name in ("plots", "report", "c"):  # what makes figures or the report alone
         assert code_with(name, "x + 1", "x + 2") == before, name
+    assert code_with("../q", "return 7", "return 8") != before  # drawn anew
+
+
+def test_the_one_code_of_the_numbers_is_all_scripts_without_their_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "REPOSITORY", tmp_path)
+    (tmp_path / "common").mkdir()
+    (tmp_path / "common" / "a.py").write_text("A = 1\n")
+    files = {
+        "q1_x.py": "from common import a\nX = 1\ndef figures():\n    return 7\n",
+        "q2_y.py": "Y = 1\n",
+        "z.py": "Z = 1\n",
+    }
+
+    def code_with(changed: str = "", old: str = "", new: str = "") -> str:
+        for name, content in files.items():
+            (tmp_path / name).write_text(content.replace(old, new) if name == changed else content)
+        return results.numbers_sha256()
+
+    before = code_with()
+    assert code_with("q1_x.py", "X = 1", "X = 2") != before != code_with("q2_y.py", "Y = 1", "Y = 2")
+    assert code_with("q1_x.py", "return 7", "return 8") == before == code_with("z.py", "Z = 1", "Z = 2")
+    (tmp_path / "common" / "a.py").write_text("A = 2\n")
+    assert code_with() != before
 
 
 def test_the_code_of_the_scripts_holds_every_module_that_python_loads_for_them(monkeypatch):

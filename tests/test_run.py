@@ -232,7 +232,7 @@ def test_numbers_say_whose_they_are_unit_split_and_spread():
     assert l1 == expected | {"mean": 0.25, "std": None, "n": 1, "values": [0.25], "headline": True}
     assert (accuracy["n"], accuracy["values"], accuracy["headline"]) == (3, [0.5, 0.7, 0.9], False)
     assert (accuracy["mean"], accuracy["std"]) == (pytest.approx(0.7), pytest.approx(numpy.std([5, 7, 9], ddof=1) / 10))
-    assert [entry["unit"] for entry in (accuracy, r2, kept)] == ["accuracy (fraction)", "R^2", "ratio"]
+    assert [entry["unit"] for entry in (accuracy, r2, kept)] == ["accuracy (fraction)", "R²", "ratio"]
 
 
 def test_finish_leaves_what_a_result_came_from_and_one_whole_folder_and_says_where(tmp_path, capsys):
@@ -252,6 +252,7 @@ def test_finish_leaves_what_a_result_came_from_and_one_whole_folder_and_says_whe
     expected = {"command": "python test_run.py --seed 5 --mode slow --no-warm", "options": options, "device": "cpu"}
     expected |= {"threads": torch.get_num_threads(), "data_sha256": "data", "upstream_sha256": {}}
     expected |= {"code_sha256": results.code_sha256(Path(__file__)), "git_commit": results.git_commit()}
+    expected["numbers_sha256"] = results.numbers_sha256()
     expected |= {"files_sha256": {name: results.sha256(folder / name) for name in names}}
     versions = {name: version.split("+")[0] for name, version in written.pop("versions").items()}
     assert written == expected
