@@ -78,20 +78,26 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Any) -> tupl
     return smoothed, classification_scores(logits, targets)
 
 
-def figures(folder: Path, outcomes: Outcomes, labelled: int) -> dict[str, str]:
-    """Plot what the question asks to see; return the titles by file."""
-    titles = {
-        "accuracy.png": f"Q4 and Q5 on {labelled} labelled images: accuracy on these and on 2,000 test images",
-        "comparison.png": f"Q5: what Q1's encoder and unlabelled images add to {labelled} labelled images",
-        "curve.png": "Q5: how many labels is pretraining worth? Without augmentation, mean and range of the subsets",
-    }
+def figures(folder: Path, config: Config, outcomes: Outcomes, labelled: int) -> dict[str, str]:
+    """Plot what the question asks to see; return the captions by file."""
     panels = {name: outcomes[name] for name in (*FROM_Q4, "fine-tuned, plain", "fine-tuned, augmented")}
-    plots.plot_few_shot_curves(folder / "accuracy.png", panels, "accuracy", titles["accuracy.png"])
     rows = {name: outcomes[name] for name in (*FROM_Q4, *VARIANTS, *PARTS)}
-    plots.plot_dots(folder / "comparison.png", rows, titles["comparison.png"])
     curve = {start: [few_shot.values(outcomes[f"{start}, {shots} per digit"]) for shots in SHOTS] for start in CURVE}
-    plots.plot_label_curve(folder / "curve.png", SHOTS, curve, titles["curve.png"])
-    return titles
+    gaps = {name: f"{plots.at_end(of, 'accuracy').gap:.1f}" for name, of in panels.items()}
+    read = {name: f"{fmean(few_shot.values(of)):.1%}" for name, of in rows.items()}
+    captions = {
+        "accuracy.png": f"Over-fitting on {labelled} labels: by {gaps['scratch, plain']} points from scratch,"
+        f" {gaps['fine-tuned, plain']} fine-tuned; augmented {gaps['scratch, augmented']} and"
+        f" {gaps['fine-tuned, augmented']} (seed {config.seed}). Curves are on {few_shot.CURVE_IMAGES:,} test images",
+        "comparison.png": f"{labelled} labels read {read['scratch, plain']} from scratch, {read['fine-tuned, plain']}"
+        f" with Q1's encoder; augmented {read['scratch, augmented']} and {read['fine-tuned, augmented']}; with spread"
+        f" labels {read['spread labels, augmented']} (seed {config.seed})",
+        "curve.png": f"{plots.worth(SHOTS, curve)[-1]} (seed {config.seed}). Without augmentation",
+    }
+    plots.plot_few_shot_curves(folder / "accuracy.png", captions["accuracy.png"], panels, "accuracy")
+    plots.plot_dots(folder / "comparison.png", captions["comparison.png"], rows)
+    plots.plot_label_curve(folder / "curve.png", captions["curve.png"], SHOTS, curve)
+    return captions
 
 
 def main(config: Config) -> dict:
@@ -141,9 +147,9 @@ def main(config: Config) -> dict:
         right = [label_spreading.share_right(of[subset.name], subset, dataset.train) for subset in subsets[1:]]
         answer.append(f"labels by {by}: {fmean(right):.2%} right")
         numbers += run.numbers(f"labels by {by}", {"accuracy": right}, "unlabelled")
-    titles = figures(step.folder, outcomes, len(subsets[0].indices))
+    captions = figures(step.folder, config, outcomes, len(subsets[0].indices))
     fits = few_shot.records(outcomes)
-    return step.finish(dataset.fingerprint, fits, answer=answer, numbers=numbers, figures=titles, paired=paired)
+    return step.finish(dataset.fingerprint, fits, answer=answer, numbers=numbers, figures=captions, paired=paired)
 
 
 if __name__ == "__main__":

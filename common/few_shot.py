@@ -77,12 +77,12 @@ def regimes(q4: Any, plain: tuple[float, float], augmented: tuple[float, float])
 
 def fit(
     model: nn.Module, loss_fn: train.LossFunction, examples: Split, few: Split, test: Split, regime: Regime, seed: int,
-    curve: bool = True,
+    curve: bool = True, watch: Callable[[int], None] | None = None,
 ) -> list[dict]:  # fmt: skip
     """Train ``model`` in place on ``examples`` (in Q4 they are ``few``) and return its history, with metrics on ``few``
     as "labelled", never warped, and on the first 2,000 of ``test``: the gap is over-fitting. With ``curve`` from before
     training to the end, a record whenever there were 1.4 times as many iterations, else of the end alone. Examples
-    that are too few for a batch are repeated. RunError if a frozen encoder has changed.
+    that are too few for a batch are repeated. ``watch`` is ``train.fit``'s. RunError if a frozen encoder has changed.
     """
     before, settings = digest(model.encoder), regime._asdict()
     repeats = max(1, regime.batch_size // len(examples))
@@ -90,7 +90,7 @@ def fit(
     repeated = examples[torch.arange(len(examples)).repeat(repeats)] if repeats > 1 else examples
     settings["looks"] = {0, *(round(epochs / LOOKS**k) for k in range(2 * epochs.bit_length()))} if curve else ()
     held_out = {"labelled": few, "test": test[:CURVE_IMAGES]}
-    history = train.fit(model, loss_fn, repeated, held_out, epochs=epochs, seed=seed, **settings)
+    history = train.fit(model, loss_fn, repeated, held_out, epochs=epochs, seed=seed, watch=watch, **settings)
     if not any(weight.requires_grad for weight in model.encoder.parameters()) and digest(model.encoder) != before:
         raise run.RunError("the frozen encoder changed in training; no result was written")
     return history
