@@ -81,28 +81,26 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Config) -> t
 
 def figures(folder: Path, config: Config, outcomes: Outcomes, frames: examples.Frames, shown: Tensor) -> dict[str, str]:
     """Plot what the question asks to see; return the captions by file."""
-    count, seed = f"{10 * config.shots} labelled images", f"(seed {config.seed})"
-    curves = f"Curves are on {few_shot.CURVE_IMAGES:,} test images"
+    count, seed = f"{10 * config.shots} labelled images", f"seed {config.seed}"
+    curves = f"Curves are on the first {few_shot.CURVE_IMAGES:,} test images, the numbers above on all"
     classifiers = {variant: outcomes[variant] for variant in ("scratch, plain", "scratch, augmented")}
     rows = {variant: outcomes[variant] for variant in (*PIXEL_CLASSIFIERS, *classifiers)}
-    gaps = [plots.at_end(of, "accuracy").gap for of in classifiers.values()]
+    gaps = [few_shot.gap(of) for of in classifiers.values()]
     read = [fmean(few_shot.values(of)) for of in classifiers.values()]
-    autoencoder = {"autoencoder": outcomes["autoencoder"]}
-    end = plots.at_end(outcomes["autoencoder"], "bce")
-    strip, lowest = examples.overfitting(frames, outcomes["autoencoder"]["subset 1"].history, shown)
+    autoencoder = outcomes["autoencoder"]
+    strip, lowest = examples.overfitting(frames, autoencoder["subset 1"].history, shown)
     captions = {
         "classifier.png": f"Q4 from scratch on {count}: over-fitting by {gaps[0]:.1f} points of accuracy, with"
-        f" augmentation by {gaps[1]:.1f} {seed}. {curves}",
-        "comparison.png": f"Q4: {count} from scratch are worth {read[0]:.1%}, with augmentation {read[1]:.1%} {seed}",
-        "autoencoder_loss.png": f"Q4's autoencoder on {count}: test loss lowest at iteration {end.lowest_step:,}, at"
-        f" the end {end.test / end.labelled:.1f} times the loss on its own images {seed}. {curves}",
+        f" augmentation by {gaps[1]:.1f} ({seed}). {curves}",
+        "comparison.png": f"Q4: {count} from scratch are worth {read[0]:.1%}, with augmentation {read[1]:.1%} ({seed})",
+        "autoencoder_loss.png": f"Q4, {few_shot.overfitting('autoencoder', autoencoder, 'mse')} ({seed}). {curves}",
         "reconstructions.png": f"Q4's autoencoder on {count}: images that it never saw come back best at iteration"
-        f" {lowest:,} (subset 1, seed {config.seed}). From top to bottom as training goes on",
+        f" {lowest:,} (subset 1, {seed}). From top to bottom as training goes on",
     }
     paths = [(folder / name, caption) for name, caption in captions.items()]
     plots.plot_few_shot_curves(*paths[0], classifiers, "cross_entropy", "accuracy")
     plots.plot_dots(*paths[1], rows)
-    plots.plot_few_shot_curves(*paths[2], autoencoder, "bce")
+    plots.plot_few_shot_curves(*paths[2], {"autoencoder": autoencoder}, "bce")
     plots.plot_images(*paths[3], strip)
     return captions
 

@@ -83,15 +83,16 @@ def figures(folder: Path, config: Config, outcomes: Outcomes, labelled: int) -> 
     panels = {name: outcomes[name] for name in (*FROM_Q4, "fine-tuned, plain", "fine-tuned, augmented")}
     rows = {name: outcomes[name] for name in (*FROM_Q4, *VARIANTS, *PARTS)}
     curve = {start: [few_shot.values(outcomes[f"{start}, {shots} per digit"]) for shots in SHOTS] for start in CURVE}
-    gaps = {name: f"{plots.at_end(of, 'accuracy').gap:.1f}" for name, of in panels.items()}
+    gaps = {name: f"{few_shot.gap(of):.1f}" for name, of in panels.items()}
     read = {name: f"{fmean(few_shot.values(of)):.1%}" for name, of in rows.items()}
     captions = {
         "accuracy.png": f"Over-fitting on {labelled} labels: by {gaps['scratch, plain']} points from scratch,"
         f" {gaps['fine-tuned, plain']} fine-tuned; augmented {gaps['scratch, augmented']} and"
         f" {gaps['fine-tuned, augmented']} (seed {config.seed}). Curves are on {few_shot.CURVE_IMAGES:,} test images",
-        "comparison.png": f"{labelled} labels read {read['scratch, plain']} from scratch, {read['fine-tuned, plain']}"
-        f" with Q1's encoder; augmented {read['scratch, augmented']} and {read['fine-tuned, augmented']}; with spread"
-        f" labels {read['spread labels, augmented']} (seed {config.seed})",
+        "comparison.png": f"From {labelled} labels {read['scratch, plain']} are read from scratch,"
+        f" {read['fine-tuned, plain']} with Q1's encoder; augmented {read['scratch, augmented']} and"
+        f" {read['fine-tuned, augmented']}; with spread labels {read['spread labels, augmented']} (seed {config.seed})."
+        " A row with one dot is of subset 1 alone",
         "curve.png": f"{plots.worth(SHOTS, curve)[-1]} (seed {config.seed}). Without augmentation",
     }
     plots.plot_few_shot_curves(folder / "accuracy.png", captions["accuracy.png"], panels, "accuracy")

@@ -165,6 +165,12 @@ def values(by_subset: dict[str, Outcome], measure: str = "accuracy", split: str 
     return [outcome.metrics[split][measure] for name, outcome in by_subset.items() if name != "first"]
 
 
+def gap(by_subset: dict[str, Outcome]) -> float:
+    """Return by how many points the balanced subsets' models read labelled images better than test images."""
+    labelled, test = (fmean(values(by_subset, split=split)) for split in ("labelled", "test"))
+    return 100 * (labelled - test)
+
+
 def overfitting(variant: str, by_subset: dict[str, Outcome], measure: str = "accuracy") -> str:
     """Say how well the balanced subsets' models do on test images, how much better on the labelled ones, and when."""
     test, labelled = (fmean(values(by_subset, measure, split)) for split in ("test", "labelled"))
@@ -177,8 +183,8 @@ def overfitting(variant: str, by_subset: dict[str, Outcome], measure: str = "acc
     if measure != "accuracy":
         return f"{variant}: test {measure.upper()} {test:.4f}, {test / labelled:.1f} times that of its images; {when}"
     fitted = median(curve["labelled curve"]["last_accuracy_from_iteration"] for curve in curves)
-    gap = f"{labelled:.1%} on the labelled images from iteration {fitted:.0f} on"
-    return f"{variant}: test accuracy {test:.2%}, {gap}: over-fitting by {100 * (labelled - test):.1f} points; {when}"
+    from_when = f"{labelled:.1%} on the labelled images from iteration {fitted:.0f} on"
+    return f"{variant}: test accuracy {test:.2%}, {from_when}: over-fitting by {gap(by_subset):.1f} points; {when}"
 
 
 def numbers(outcomes: Outcomes, headline: tuple[str, ...] = ()) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import io
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy
@@ -26,7 +26,7 @@ from torch import Tensor
 from common.run import UNITS
 
 WIDTH = 8.0  # inches, of every figure: 1,280 pixels
-PICTURE = 3.9  # inches high, above the measures of a claim
+PICTURE = 3.6  # inches high, above the measures of a claim
 GAP = 4  # pixels of MNIST's size between images
 # By how a name begins; of the models, of the splits in curves, and of where Q4's and Q5's encoders start from.
 COLOURS = {"Q1": "#0072B2", "Q3 on plain Q2": "#F0A878", "Q2": "#D55E00", "Q3": "#D55E00"}
@@ -62,7 +62,10 @@ def _figure(path: Path, height: float, caption: str) -> Iterator[Figure]:
     counts, colours = zip(*image.getcolors(image.width * image.height), strict=True)
     some = numpy.repeat(numpy.uint8(colours), numpy.sqrt(counts).astype(int), axis=0)  # rare colours count too
     palette = Image.fromarray(some[None]).quantize(256)
-    image.quantize(palette=palette, dither=Image.Dither.NONE).save(path, optimize=True)
+    image = image.quantize(palette=palette, dither=Image.Dither.NONE)
+    paper = 3 * image.getpixel((0, 0))
+    image.putpalette([*image.getpalette()[:paper], 255, 255, 255, *image.getpalette()[paper + 3 :]])
+    image.save(path, optimize=True)
 
 
 def plot_curves(
@@ -87,9 +90,9 @@ def plot_curves(
             shown = f"{values[-1]:.2%}" if percent else f"{values[-1]:.4f}"
             axes.plot(ends, values, "o:", color=colour(split), label=f"{split}, at the end {shown}", **look)
         for name, level in (levels or {}).items():
-            axes.axhline(level, color=OTHERS, linestyle="--", linewidth=1)
-            at, beside = (1, level), axes.get_yaxis_transform()
-            axes.text(*at, f"{name} {level:.4f}", ha="right", va="bottom", transform=beside, fontsize=10)
+            axes.axhline(level, color=colour(name), linestyle="--", linewidth=1)
+            words, beside = name.replace(" ", "\n") + f"\n{level:.4f}", ("axes fraction", "data")
+            axes.annotate(words, (1.01, level), xycoords=beside, va="center", color=colour(name))
         axes.set(xlabel="training iteration", ylabel=_unit(metric), xlim=(0, len(steps) * 1.01))
         later = smooth[len(smooth) // 20 :]  # the first steps would take up most of the axis
         if percent:
@@ -100,74 +103,48 @@ def plot_curves(
         _legend_below(figure, axes, columns=2)
 
 
-class End(NamedTuple):  # of a metric's mean over balanced subsets
-    labelled: float
-    test: float
-    lowest_step: int
-    lowest: float
-
-    @property
-    def gap(self) -> float:
-        return 100 * (self.labelled - self.test)  # in points, of an accuracy
-
-
-def at_end(by_subset: dict[str, Any], metric: str) -> End:
-    """Return, from ``few_shot``'s outcomes, ``metric`` on labelled and on test images at the end, at which iteration it
-    was lowest on test images, and how low: all of means over the balanced subsets.
-    """
-    histories = [outcome.history for subset, outcome in by_subset.items() if subset != "first"]
-    labelled, test = (
-        numpy.mean([[record[split][metric] for record in history] for history in histories], axis=0)
-        for split in ("labelled", "test")
-    )
-    return End(float(labelled[-1]), float(test[-1]), histories[0][int(test.argmin())]["step"], float(test.min()))
-
-
 def plot_few_shot_curves(path: Path, caption: str, panels: dict[str, dict[str, Any]], *metrics: str) -> None:
     """Plot ``metrics`` over training iterations, from before the first on, on labelled and on test images, a panel for
     each metric and variant, from variant -> subset -> outcome of ``few_shot``. A line is the mean of the balanced
-    subsets, a band their range; `first`, which is not balanced, is a line of its own. The lowest mean loss on test
-    images is marked.
+    subsets, a band their range; `first`, which is not balanced, is a line of its own.
     """
     shown = [(metric, name) for metric in metrics for name in panels]
     rows = -(-len(shown) // 2)
-    with _figure(path, 2.9 * rows + 1.3, caption) as figure:
+    with _figure(path, 2.7 * rows + 1.3, caption) as figure:
         grid = figure.subplots(rows, min(2, len(shown)), squeeze=False, sharey="row")
         for (metric, name), axes in zip(shown, grid.flat, strict=True):
-            end = _few_shot_panel(axes, panels[name], metric)
-            words = f"at the end labelled {end.labelled:.1%}, test {end.test:.1%}"
-            if metric != "accuracy":
-                words = f"at the end labelled {end.labelled:.3g}, test {end.test:.3g}"
-                words += f"\nlowest test {end.lowest:.3g} at iteration {end.lowest_step:,}"
-            axes.set_title(f"{name}\n{words}", fontsize=10)
-        for line in grid:
-            line[0].set_ylabel(_unit(shown[line[0].get_subplotspec().rowspan.start * len(line)][0]))
+            _few_shot_panel(axes, panels[name], metric)
+            axes.set_title(name, fontsize=10)
+            if axes in grid[:, 0]:
+                axes.set_ylabel(_unit(metric))
         for axes in grid[-1]:
             axes.set_xlabel("training iteration")
         _legend_below(figure, grid[0, 0], columns=2)
 
 
-def _few_shot_panel(axes: Axes, by_subset: dict[str, Any], metric: str) -> End:
+def _few_shot_panel(axes: Axes, by_subset: dict[str, Any], metric: str) -> None:
     histories = {subset: outcome.history for subset, outcome in by_subset.items()}
-    first, end = histories.pop("first", None), at_end(by_subset, metric)
+    first = histories.pop("first", None)
     steps = [record["step"] for record in next(iter(histories.values()))]
     for split in ("labelled", "test"):
         curves = numpy.array([[record[split][metric] for record in history] for history in histories.values()])
-        look = {"color": colour(split), "label": f"{split} images, balanced subsets: mean and range"}
+        look = {"color": colour(split), "label": f"{split}, mean and range of balanced subsets"}
         axes.plot(steps, curves.mean(0), linewidth=2, **look)
         axes.fill_between(steps, curves.min(0), curves.max(0), color=colour(split), alpha=0.2, linewidth=0)
         if first:
-            look["label"] = f"{split} images, `first` images (unbalanced)"
+            look["label"] = f"{split}, `first` images (unbalanced)"
             axes.plot(steps, [record[split][metric] for record in first], ":", **look)
     axes.set_xscale("symlog", linthresh=steps[1])  # logarithmic, but for the first step from 0
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     if metric == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    else:
-        axes.plot(end.lowest_step, end.lowest, "kv", markersize=8, label="lowest mean on test images")
+    else:  # ``curves`` are the test images'
+        lowest = numpy.median(numpy.array(steps)[curves.argmin(1)])
+        value = numpy.interp(lowest, steps, curves.mean(0))
+        axes.plot(lowest, value, "kv", markersize=8, label="lowest on test images (median of subsets)")
+        axes.annotate(f"{lowest:,.0f}", (lowest, value), (0, 8), textcoords="offset points", ha="center")
         _log_axis(axes)
-    return end
 
 
 def worth(shots: Sequence[int], curve: dict[str, list[list[float]]]) -> tuple[int, float, float, str]:
@@ -242,15 +219,17 @@ def plot_images(
     names, height = list(next(iter(groups.values()))), 28 + GAP + (10 if readings else 0)
     counts = [len(next(iter(rows.values()))) for rows in groups.values()]
     margin = 0.085 * max(len(line) for name in names for line in name.split("\n")) + 0.2
-    inches = (WIDTH - margin - 0.1 * len(counts)) / sum(counts) / (28 + GAP)  # a pixel
+    inches = (WIDTH - margin - 0.4 * len(counts) + 0.3) / sum(counts) / (28 + GAP)  # a pixel
     titles = 0.3 * any(groups) + 0.2 * (1 + len(_title(caption)))
     with _figure(path, inches * height * len(names) + titles, caption) as figure:
+        figure.get_layout_engine().set(wspace=0.05)
         grid = figure.subplots(1, len(groups), squeeze=False, width_ratios=counts)[0]
         for axes, (title, rows), count in zip(grid, groups.items(), counts, strict=True):
             padded = F.pad(torch.cat(list(rows.values())).float(), (0, GAP, 0, height - 28))
             canvas = padded.view(len(rows), count, height, 28 + GAP).transpose(1, 2).flatten(0, 1).flatten(1)
             axes.imshow(canvas.numpy(), vmin=0, vmax=1, interpolation="nearest")
-            axes.set(title=title, xticks=[], yticks=[])
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(title, color=COLOURS.get(title, "black"))
             axes.grid(False)
             axes.spines[:].set_visible(False)
             for row, name in enumerate(names):
@@ -260,7 +239,7 @@ def plot_images(
                     x, y = column * (28 + GAP), row * height
                     axes.text(x + 13.5, y + 28 + 5, str(digit), color="black" if wrong else OTHERS, **look)
                     if wrong:
-                        axes.add_patch(Rectangle((x - 1.5, y - 1.5), 30, 30, fill=False, linewidth=1.5))
+                        axes.add_patch(Rectangle((x - 1, y - 1), 29, 29, fill=False, linewidth=1.5, clip_on=False))
         grid[0].set_yticks(height * numpy.arange(len(names)) + 13.5, names)
         grid[0].tick_params(length=0)
         for text, name in zip(grid[0].get_yticklabels(), names, strict=True):
@@ -305,6 +284,7 @@ def _rows(axes: Axes, measures: dict[str, dict[str, float]], names: dict[str, st
                 axes.plot(values[measure], height, "o", fillstyle=style, color=colour(model), markersize=7)
                 value = values[measure] if abs(values[measure]) > 1e-9 else 0.0  # rounding is no value
                 beside = {"ha": "center", "va": "center", "fontsize": 9, "textcoords": "offset points"}
+                beside["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
                 axes.annotate(f"{value:.3g}", (value, height), (0, side), **beside)
         if name:
             axes.plot([], [], "o", fillstyle=style, color="black", label=name)
