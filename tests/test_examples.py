@@ -55,7 +55,7 @@ def test_frames_are_those_of_the_iterations_asked_for_and_come_back_from_their_f
 def test_frames_that_cannot_be_read_are_one_line_that_says_what_to_do(content, tmp_path):
     if content:
         (tmp_path / "frames").write_bytes(content)
-    with pytest.raises(InputError, match="cannot use .*frames .*run its script again"):
+    with pytest.raises(InputError, match=r"cannot use .*frames .*run its script again"):
         examples.load(tmp_path / "frames")
 
 
