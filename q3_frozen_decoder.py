@@ -27,7 +27,6 @@ from common.models import Autoencoder, Classifier, Decoder, Encoder, digest, fro
 from common.representation import CLAIMS, in_words
 
 LATENTS_SHOWN = 1_000  # test images in claim_c.png: enough for the shape of the clusters, few enough for t-SNE
-BOTH = ("Q1", "Q3")  # compared
 CONTROLS = {"looks": (), "watch": None}  # of these the end alone is asked for
 JUDGED = ["Q3", "Q3 on plain Q2"]  # against Q1; the second is the control whose encoder saw no warps, no smoothing
 
@@ -64,20 +63,17 @@ def figures(
     judge: nn.Module, test: data.Split,
 ) -> dict[str, str]:  # fmt: skip
     """Plot what the question asks to see; return the captions by file."""
-    seed, labels, both = f"(seed {config.seed})", test.targets.cpu().numpy(), {name: models[name] for name in BOTH}
-    mse = {name: of["mse"] for name, of in measures.items()}
+    seed, labels = f"(seed {config.seed})", test.targets.cpu().numpy()
+    both, mse = {name: models[name] for name in ("Q1", "Q3")}, {name: of["mse"] for name, of in measures.items()}
     levels = {name: mse[name] for name in mse if name in ("Q1", "digit's mean image") or name.startswith("PCA")}
     shown, (count, q1_alone, q3_alone) = examples.misread(reconstructions, labels, judge)
     captions = {
         "comparison.png": f"Many different 2s and 7s: of {count:,}, Q1 alone turns {q1_alone} into another digit, Q3"
-        f" alone {q3_alone} {seed}. Below, what an independent reader takes them for, framed where it is another digit."
-        " Of either digit those come first, up to half, that Q1 alone turns, then the first others of the test set",
-        "loss.png": f"Q3: test MSE {mse['Q3']:.4f}, Q1's {mse['Q1']:.4f} {seed}. The encoder is a classifier's and"
-        " frozen: the decoder alone trains",
-        "training.png": f"What Q1 and Q3 draw of the same test images as training goes on {seed}. In Q1 encoder and"
-        " decoder train, in Q3 the decoder alone",
-        "walk.png": f"On the straight way from one test image to another, in Q1's latents and in Q3's {seed}. Below,"
-        " the digit that an independent reader sees",
+        f" alone {q3_alone} {seed}. Below, what an independent reader takes them for, framed where it is another digit;"
+        " of either digit those that Q1 alone turns come first, up to half, then the first others of the test set",
+        "loss.png": f"Q3, a decoder on a frozen classifier: test MSE {mse['Q3']:.4f}, Q1's {mse['Q1']:.4f} {seed}",
+        "training.png": f"What Q1 and Q3 draw of the same test images as training goes on {seed}",
+        "walk.png": f"Straight from one test image to another in Q1's latents and in Q3's; below, how it reads {seed}",
     }
     plots.plot_images(folder / "comparison.png", captions["comparison.png"], *shown)
     plots.plot_curves(folder / "loss.png", captions["loss.png"], history, "mse", levels)
@@ -92,8 +88,7 @@ def figures(
                 "claim_c.png": partial(plots.scatter, projections=points, labels=labels[:LATENTS_SHOWN])}  # fmt: skip
     for name, (claim, panels) in CLAIMS.items():
         if name:
-            first = dict([next(iter(panels.items()))])
-            words = in_words(claim, first, *(measures[name] for name in BOTH))
+            words = in_words(claim, dict([*panels.items()][:1]), measures["Q1"], measures["Q3"])
             captions[name] = f"{words} {seed}. {len(labels):,} test images; dashed: the originals"
             plots.plot_claim(folder / name, captions[name], measures, panels, pictures.get(name))
     return captions

@@ -84,22 +84,18 @@ def figures(folder: Path, config: Config, outcomes: Outcomes, frames: examples.F
     count, seed = f"{10 * config.shots} labelled images", f"seed {config.seed}"
     curves = f"Curves are on the first {few_shot.CURVE_IMAGES:,} test images, the numbers above on all"
     classifiers = {variant: outcomes[variant] for variant in ("scratch, plain", "scratch, augmented")}
-    rows = {variant: outcomes[variant] for variant in (*PIXEL_CLASSIFIERS, *classifiers)}
-    gaps = [few_shot.gap(of) for of in classifiers.values()]
-    read = [fmean(few_shot.values(of)) for of in classifiers.values()]
+    gaps, read = zip(*((few_shot.gap(of), fmean(few_shot.values(of))) for of in classifiers.values()), strict=True)
     autoencoder = outcomes["autoencoder"]
     strip, lowest = examples.overfitting(frames, autoencoder["subset 1"].history, shown)
     captions = {
-        "classifier.png": f"Q4 from scratch on {count}: over-fitting by {gaps[0]:.1f} points of accuracy, with"
-        f" augmentation by {gaps[1]:.1f} ({seed}). {curves}",
+        "classifier.png": f"Q4: over-fitting by {gaps[0]:.1f} points, augmented by {gaps[1]:.1f} ({seed}). {curves}",
         "comparison.png": f"Q4: {count} from scratch are worth {read[0]:.1%}, with augmentation {read[1]:.1%} ({seed})",
         "autoencoder_loss.png": f"Q4, {few_shot.overfitting('autoencoder', autoencoder, 'mse')} ({seed}). {curves}",
-        "reconstructions.png": f"Q4's autoencoder on {count}: images that it never saw come back best at iteration"
-        f" {lowest:,} (subset 1, {seed}). From top to bottom as training goes on",
+        "reconstructions.png": f"Q4: images never seen come back best at iteration {lowest:,} (subset 1, {seed})",
     }
     paths = [(folder / name, caption) for name, caption in captions.items()]
     plots.plot_few_shot_curves(*paths[0], classifiers, "cross_entropy", "accuracy")
-    plots.plot_dots(*paths[1], rows)
+    plots.plot_dots(*paths[1], {variant: outcomes[variant] for variant in (*PIXEL_CLASSIFIERS, *classifiers)})
     plots.plot_few_shot_curves(*paths[2], {"autoencoder": autoencoder}, "bce")
     plots.plot_images(*paths[3], strip)
     return captions
@@ -145,10 +141,9 @@ def main(config: Config) -> dict:
     answer = [few_shot.overfitting(variant, outcomes[variant]) for variant in ("scratch, plain", "scratch, augmented")]
     answer += [few_shot.overfitting("autoencoder", outcomes["autoencoder"], "mse")]
     answer += [f"{pca}: test MSE {fmean(few_shot.values(outcomes[pca], 'mse')):.4f}"]
-    captions = figures(step.folder, config, outcomes, frames, shown)
+    texts = figures(step.folder, config, outcomes, frames, shown)
     numbers = few_shot.numbers(outcomes, ("scratch, plain", "scratch, augmented", *PIXEL_CLASSIFIERS))
-    fits = few_shot.records(outcomes)
-    return step.finish(dataset.fingerprint, fits, answer=answer, numbers=numbers, figures=captions)
+    return step.finish(dataset.fingerprint, few_shot.records(outcomes), answer=answer, numbers=numbers, figures=texts)
 
 
 if __name__ == "__main__":

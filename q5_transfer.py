@@ -78,26 +78,23 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Any) -> tupl
     return smoothed, classification_scores(logits, targets)
 
 
-def figures(folder: Path, config: Config, outcomes: Outcomes, labelled: int) -> dict[str, str]:
+def figures(folder: Path, outcomes: Outcomes, seed: int) -> dict[str, str]:
     """Plot what the question asks to see; return the captions by file."""
     panels = {name: outcomes[name] for name in (*FROM_Q4, "fine-tuned, plain", "fine-tuned, augmented")}
     rows = {name: outcomes[name] for name in (*FROM_Q4, *VARIANTS, *PARTS)}
     curve = {start: [few_shot.values(outcomes[f"{start}, {shots} per digit"]) for shots in SHOTS] for start in CURVE}
-    gaps = {name: f"{few_shot.gap(of):.1f}" for name, of in panels.items()}
-    read = {name: f"{fmean(few_shot.values(of)):.1%}" for name, of in rows.items()}
+    gaps = [f"{few_shot.gap(of):.1f}" for of in panels.values()]
+    read = [f"{fmean(few_shot.values(outcomes[name])):.1%}" for name in (*panels, "spread labels, augmented")]
     captions = {
-        "accuracy.png": f"Over-fitting on {labelled} labels: by {gaps['scratch, plain']} points from scratch,"
-        f" {gaps['fine-tuned, plain']} fine-tuned; augmented {gaps['scratch, augmented']} and"
-        f" {gaps['fine-tuned, augmented']} (seed {config.seed}). Curves are on {few_shot.CURVE_IMAGES:,} test images",
-        "comparison.png": f"From {labelled} labels {read['scratch, plain']} are read from scratch,"
-        f" {read['fine-tuned, plain']} with Q1's encoder; augmented {read['scratch, augmented']} and"
-        f" {read['fine-tuned, augmented']}; with spread labels {read['spread labels, augmented']} (seed {config.seed})."
-        " A row with one dot is of subset 1 alone",
-        "curve.png": f"{plots.worth(SHOTS, curve)[-1]} (seed {config.seed}). Without augmentation",
+        "accuracy.png": f"Over-fitting by {gaps[0]} points from scratch, {gaps[2]} fine-tuned; augmented {gaps[1]} and"
+        f" {gaps[3]} (seed {seed}). Curves are on the first {few_shot.CURVE_IMAGES:,} test images, these numbers on all",
+        "comparison.png": f"Q5: {read[0]} from scratch, {read[2]} fine-tuned; augmented {read[1]}, {read[3]}; on spread"
+        f" labels {read[4]} (seed {seed}). A row with one dot is of subset 1 alone",
+        "curve.png": f"{few_shot.worth(SHOTS, curve)[-1]} (seed {seed}). Without augmentation",
     }
     plots.plot_few_shot_curves(folder / "accuracy.png", captions["accuracy.png"], panels, "accuracy")
     plots.plot_dots(folder / "comparison.png", captions["comparison.png"], rows)
-    plots.plot_label_curve(folder / "curve.png", captions["curve.png"], SHOTS, curve)
+    plots.plot_label_curve(folder / "curve.png", captions["curve.png"], SHOTS, curve, few_shot.worth(SHOTS, curve)[:3])
     return captions
 
 
@@ -148,9 +145,8 @@ def main(config: Config) -> dict:
         right = [label_spreading.share_right(of[subset.name], subset, dataset.train) for subset in subsets[1:]]
         answer.append(f"labels by {by}: {fmean(right):.2%} right")
         numbers += run.numbers(f"labels by {by}", {"accuracy": right}, "unlabelled")
-    captions = figures(step.folder, config, outcomes, len(subsets[0].indices))
-    fits = few_shot.records(outcomes)
-    return step.finish(dataset.fingerprint, fits, answer=answer, numbers=numbers, figures=captions, paired=paired)
+    fits, texts = few_shot.records(outcomes), figures(step.folder, outcomes, config.seed)
+    return step.finish(dataset.fingerprint, fits, answer=answer, numbers=numbers, figures=texts, paired=paired)
 
 
 if __name__ == "__main__":

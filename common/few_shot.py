@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean, median
@@ -169,6 +169,21 @@ def gap(by_subset: dict[str, Outcome]) -> float:
     """Return by how many points the balanced subsets' models read labelled images better than test images."""
     labelled, test = (fmean(values(by_subset, split=split)) for split in ("labelled", "test"))
     return 100 * (labelled - test)
+
+
+def worth(shots: Sequence[int], curve: dict[str, list[list[float]]]) -> tuple[int, float, float, str]:
+    """Say with how many labels per digit "scratch" gets as far as the best other start of ``curve`` with the middle one
+    of ``shots``, by the means, on straight lines over the logarithm of the shots: these shots, the accuracy, the labels
+    from scratch (0 for fewer than there are, infinity for more), and a sentence.
+    """
+    means, few = {start: numpy.mean(by_shots, axis=1) for start, by_shots in curve.items()}, len(shots) // 2
+    scratch = numpy.maximum.accumulate(means.pop("scratch"))
+    start = max(means, key=lambda name: means[name][few])
+    accuracy = float(means[start][few])
+    equal = float(numpy.exp(numpy.interp(accuracy, scratch, numpy.log(shots), -numpy.inf, numpy.inf)))
+    words = {0.0: f"fewer than {shots[0]}", float("inf"): f"more than {shots[-1]}"}.get(equal, f"{equal:.0f}")
+    sentence = f"{shots[few]} labels per digit with Q1's encoder, {start}, are worth {words} from scratch"
+    return shots[few], accuracy, equal, sentence
 
 
 def overfitting(variant: str, by_subset: dict[str, Outcome], measure: str = "accuracy") -> str:

@@ -147,23 +147,13 @@ def _few_shot_panel(axes: Axes, by_subset: dict[str, Any], metric: str) -> None:
         _log_axis(axes)
 
 
-def worth(shots: Sequence[int], curve: dict[str, list[list[float]]]) -> tuple[int, float, float, str]:
-    """Say with how many labels per digit "scratch" gets as far as the best other start of ``curve`` with the middle one
-    of ``shots``, by the means, on straight lines over the logarithm of the shots: these shots, the accuracy, the labels
-    from scratch (0 for fewer than there are, infinity for more), and a sentence.
+def plot_label_curve(
+    path: Path, caption: str, shots: Sequence[int], series: dict[str, list[list[float]]],
+    read: tuple[int, float, float],
+) -> None:  # fmt: skip
+    """Plot accuracies, by shots and subset, against labelled images per digit: the mean a line, the range a band; and
+    ``read``, at which accuracy from how many to how many images to look, as ``few_shot.worth`` has it.
     """
-    means, few = {start: numpy.mean(by_shots, axis=1) for start, by_shots in curve.items()}, len(shots) // 2
-    scratch = numpy.maximum.accumulate(means.pop("scratch"))
-    start = max(means, key=lambda name: means[name][few])
-    accuracy = float(means[start][few])
-    equal = float(numpy.exp(numpy.interp(accuracy, scratch, numpy.log(shots), -numpy.inf, numpy.inf)))
-    words = {0.0: f"fewer than {shots[0]}", float("inf"): f"more than {shots[-1]}"}.get(equal, f"{equal:.0f}")
-    sentence = f"{shots[few]} labels per digit with Q1's encoder, {start}, are worth {words} from scratch"
-    return shots[few], accuracy, equal, sentence
-
-
-def plot_label_curve(path: Path, caption: str, shots: Sequence[int], series: dict[str, list[list[float]]]) -> None:
-    """Plot accuracies, by shots and subset, against labelled images per digit: the mean a line, the range a band."""
     with _figure(path, 4.6, caption) as figure:
         axes = figure.subplots()
         for (name, by_shots), marker in zip(series.items(), "os^D", strict=False):
@@ -174,7 +164,7 @@ def plot_label_curve(path: Path, caption: str, shots: Sequence[int], series: dic
         axes.set_xticks(shots, map(str, shots))
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        few, accuracy, equal, _ = worth(shots, series)
+        few, accuracy, equal = read
         if 0 < equal < numpy.inf:
             low = axes.get_ylim()[0]
             axes.plot([few, equal, equal], [accuracy, accuracy, low], "k--", linewidth=1)

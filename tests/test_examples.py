@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from common import examples, plots
+from common import examples
 from common.data import Split
 from common.models import Autoencoder, Decoder, Encoder
 from common.run import InputError
@@ -96,14 +96,3 @@ def test_the_strip_of_an_overfit_has_the_iteration_of_the_lowest_test_loss_and_b
         rows = groups[title]
         assert [*rows] == ["original", "iteration 2", "lowest test loss:\niteration 16", "iteration 128"]
         assert torch.equal(rows["original"], images(4)[half]) and (rows["iteration 128"] == 7).all()
-
-
-def test_labels_from_scratch_are_read_off_the_logarithmic_axis():
-    frozen = [[0.1, 0.3], [0.5, 0.7], [0.9, 0.9]]  # 60 % with 10 shots
-    assert plots.worth((1, 10, 100), {"scratch": [[0.1], [0.4], [0.8]], "frozen": frozen, "x": [[0], [0], [1]]}) == (
-        10, pytest.approx(0.6), pytest.approx(10**1.5),
-        "10 labels per digit with Q1's encoder, frozen, are worth 32 from scratch",
-    )  # fmt: skip
-    for scratch, equal, words in (([0.7, 0.8, 0.9], 0.0, "fewer than 1"), ([0.1] * 3, float("inf"), "more than 100")):
-        *_, labels, sentence = plots.worth((1, 10, 100), {"scratch": [[a] for a in scratch], "frozen": frozen})
-        assert labels == equal and f"are worth {words} from" in sentence
