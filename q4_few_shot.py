@@ -95,7 +95,7 @@ def figures(folder: Path, config: Config, outcomes: Outcomes, frames: examples.F
     }
     paths = [(folder / name, caption) for name, caption in captions.items()]
     plots.plot_few_shot_curves(*paths[0], classifiers, "cross_entropy", "accuracy")
-    plots.plot_dots(*paths[1], {variant: outcomes[variant] for variant in (*PIXEL_CLASSIFIERS, *classifiers)})
+    plots.plot_dots(*paths[1], outcomes, *PIXEL_CLASSIFIERS, *classifiers)
     plots.plot_few_shot_curves(*paths[2], {"autoencoder": autoencoder}, "bce")
     plots.plot_images(*paths[3], strip)
     return captions

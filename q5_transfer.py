@@ -81,19 +81,18 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Any) -> tupl
 def figures(folder: Path, outcomes: Outcomes, seed: int) -> dict[str, str]:
     """Plot what the question asks to see; return the captions by file."""
     panels = {name: outcomes[name] for name in (*FROM_Q4, "fine-tuned, plain", "fine-tuned, augmented")}
-    rows = {name: outcomes[name] for name in (*FROM_Q4, *VARIANTS, *PARTS)}
     curve = {start: [few_shot.values(outcomes[f"{start}, {shots} per digit"]) for shots in SHOTS] for start in CURVE}
     gaps = [f"{few_shot.gap(of):.1f}" for of in panels.values()]
     read = [f"{fmean(few_shot.values(outcomes[name])):.1%}" for name in (*panels, "spread labels, augmented")]
     captions = {
         "accuracy.png": f"Over-fitting by {gaps[0]} points from scratch, {gaps[2]} fine-tuned; augmented {gaps[1]} and"
-        f" {gaps[3]} (seed {seed}). Curves are on the first {few_shot.CURVE_IMAGES:,} test images, these numbers on all",
-        "comparison.png": f"Q5: {read[0]} from scratch, {read[2]} fine-tuned; augmented {read[1]}, {read[3]}; on spread"
-        f" labels {read[4]} (seed {seed}). A row with one dot is of subset 1 alone",
+        f" {gaps[3]} (seed {seed}). Curves are on the first {few_shot.CURVE_IMAGES:,} test images, numbers on all",
+        "comparison.png": f"Q5: {read[0]} from scratch, {read[2]} fine-tuned; augmented {read[1]}, {read[3]}; spread"
+        f" labels {read[4]} (seed {seed})",
         "curve.png": f"{few_shot.worth(SHOTS, curve)[-1]} (seed {seed}). Without augmentation",
     }
     plots.plot_few_shot_curves(folder / "accuracy.png", captions["accuracy.png"], panels, "accuracy")
-    plots.plot_dots(folder / "comparison.png", captions["comparison.png"], rows)
+    plots.plot_dots(folder / "comparison.png", captions["comparison.png"], outcomes, *FROM_Q4, *VARIANTS, *PARTS)
     plots.plot_label_curve(folder / "curve.png", captions["curve.png"], SHOTS, curve, few_shot.worth(SHOTS, curve)[:3])
     return captions
 

@@ -173,12 +173,12 @@ def plot_label_curve(
         axes.legend(loc="lower right")
 
 
-def plot_dots(path: Path, caption: str, rows: dict[str, dict[str, Any]]) -> None:
-    """Plot a row per variant, from ``few_shot``'s outcomes: a dot per balanced subset, their mean, `first` hollow."""
+def plot_dots(path: Path, caption: str, outcomes: dict[str, dict[str, Any]], *rows: str) -> None:
+    """Plot a row for some variants of ``few_shot``'s outcomes: a dot per balanced subset, their mean, `first` hollow."""
     with _figure(path, 0.36 * len(rows) + 1.6, caption) as figure:
         axes = figure.subplots()
-        for height, (name, by_subset) in enumerate(rows.items()):
-            accuracies = {subset: outcome.metrics["test"]["accuracy"] for subset, outcome in by_subset.items()}
+        for height, name in enumerate(rows):
+            accuracies = {subset: of.metrics["test"]["accuracy"] for subset, of in outcomes[name].items()}
             first, values = accuracies.pop("first", None), list(accuracies.values())
             if first is not None:
                 axes.plot(first, height, "D", fillstyle="none", color=colour(name))
@@ -188,6 +188,8 @@ def plot_dots(path: Path, caption: str, rows: dict[str, dict[str, Any]]) -> None
             if len(values) > 1:
                 axes.plot([mean, mean], [height - 0.3, height + 0.3], color="black", linewidth=1.5)
                 text += f" ± {100 * numpy.std(values, ddof=1):.2f}"
+            else:
+                text += " (one subset)"
             axes.annotate(text, (1.01, height), xycoords=beside, va="center", fontsize=10)
         for marker, look, name in (("o", "full", "balanced subset"), ("|", "full", "their mean"),
                                    ("D", "none", "`first` images (unbalanced)")):  # fmt: skip
