@@ -82,15 +82,15 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Config) -> t
 def figures(folder: Path, config: Config, outcomes: Outcomes, frames: examples.Frames, shown: Tensor) -> dict[str, str]:
     """Plot what the question asks to see; return the captions by file."""
     count, seed = f"{10 * config.shots} labelled images", f"seed {config.seed}"
-    curves = f"Curves are on the first {few_shot.CURVE_IMAGES:,} test images, the numbers above on all"
     classifiers = {variant: outcomes[variant] for variant in ("scratch, plain", "scratch, augmented")}
     gaps, read = zip(*((few_shot.gap(of), fmean(few_shot.values(of))) for of in classifiers.values()), strict=True)
     autoencoder = outcomes["autoencoder"]
     strip, lowest = examples.overfitting(frames, autoencoder["subset 1"].history, shown)
     captions = {
-        "classifier.png": f"Q4: over-fitting by {gaps[0]:.1f} points, augmented by {gaps[1]:.1f} ({seed}). {curves}",
+        "classifier.png": f"Q4 from scratch on {count}: over-fitting by {gaps[0]:.1f} points of accuracy, with"
+        f" augmentation by {gaps[1]:.1f} ({seed})",
         "comparison.png": f"Q4: {count} from scratch are worth {read[0]:.1%}, with augmentation {read[1]:.1%} ({seed})",
-        "autoencoder_loss.png": f"Q4, {few_shot.overfitting('autoencoder', autoencoder, 'mse')} ({seed}). {curves}",
+        "autoencoder_loss.png": f"Q4, {few_shot.overfitting('autoencoder', autoencoder, 'mse')} ({seed})",
         "reconstructions.png": f"Q4: images never seen come back best at iteration {lowest:,} (subset 1, {seed})",
     }
     paths = [(folder / name, caption) for name, caption in captions.items()]

@@ -82,14 +82,13 @@ def figures(folder: Path, outcomes: Outcomes, seed: int) -> dict[str, str]:
     """Plot what the question asks to see; return the captions by file."""
     panels = {name: outcomes[name] for name in (*FROM_Q4, "fine-tuned, plain", "fine-tuned, augmented")}
     curve = {start: [few_shot.values(outcomes[f"{start}, {shots} per digit"]) for shots in SHOTS] for start in CURVE}
-    gaps = [f"{few_shot.gap(of):.1f}" for of in panels.values()]
+    gaps, end = [f"{few_shot.gap(of):.1f}" for of in panels.values()], f"(seed {seed})"
     read = [f"{fmean(few_shot.values(outcomes[name])):.1%}" for name in (*panels, "spread labels, augmented")]
     captions = {
-        "accuracy.png": f"Over-fitting by {gaps[0]} points from scratch, {gaps[2]} fine-tuned; augmented {gaps[1]} and"
-        f" {gaps[3]} (seed {seed}). Curves are on the first {few_shot.CURVE_IMAGES:,} test images, numbers on all",
-        "comparison.png": f"Q5: {read[0]} from scratch, {read[2]} fine-tuned; augmented {read[1]}, {read[3]}; spread"
-        f" labels {read[4]} (seed {seed})",
-        "curve.png": f"{few_shot.worth(SHOTS, curve)[-1]} (seed {seed}). Without augmentation",
+        "accuracy.png": f"Over-fitting by {gaps[0]} points, {gaps[2]} fine-tuned; augmented {gaps[1]}, {gaps[3]} {end}",
+        "comparison.png": f"{read[0]} read from scratch, {read[2]} fine-tuned; augmented {read[1]}, {read[3]};"
+        f" augmented on spread labels {read[4]} {end}",
+        "curve.png": f"{few_shot.worth(SHOTS, curve)[-1]} {end}. Without augmentation",
     }
     plots.plot_few_shot_curves(folder / "accuracy.png", captions["accuracy.png"], panels, "accuracy")
     plots.plot_dots(folder / "comparison.png", captions["comparison.png"], outcomes, *FROM_Q4, *VARIANTS, *PARTS)

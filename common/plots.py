@@ -124,15 +124,19 @@ def plot_few_shot_curves(path: Path, caption: str, panels: dict[str, dict[str, A
 
 def _few_shot_panel(axes: Axes, by_subset: dict[str, Any], metric: str) -> None:
     histories = {subset: outcome.history for subset, outcome in by_subset.items()}
-    first = histories.pop("first", None)
+    first, metrics = histories.pop("first", None), next(iter(by_subset.values())).metrics
+    labels = {
+        "labelled": "labelled",
+        "test": next(name for name in metrics if name.endswith(" test")),
+    }  # the first ones
     steps = [record["step"] for record in next(iter(histories.values()))]
-    for split in ("labelled", "test"):
+    for split, name in labels.items():
         curves = numpy.array([[record[split][metric] for record in history] for history in histories.values()])
-        look = {"color": colour(split), "label": f"{split}, mean and range of balanced subsets"}
+        look = {"color": colour(split), "label": f"{name}: mean and range of balanced subsets"}
         axes.plot(steps, curves.mean(0), linewidth=2, **look)
         axes.fill_between(steps, curves.min(0), curves.max(0), color=colour(split), alpha=0.2, linewidth=0)
         if first:
-            look["label"] = f"{split}, `first` images (unbalanced)"
+            look["label"] = f"{name}: the subset `first` (unbalanced)"
             axes.plot(steps, [record[split][metric] for record in first], ":", **look)
     axes.set_xscale("symlog", linthresh=steps[1])  # logarithmic, but for the first step from 0
     axes.set_xlim(left=0)
@@ -142,7 +146,7 @@ def _few_shot_panel(axes: Axes, by_subset: dict[str, Any], metric: str) -> None:
     else:  # ``curves`` are the test images'
         lowest = numpy.median(numpy.array(steps)[curves.argmin(1)])
         value = numpy.interp(lowest, steps, curves.mean(0))
-        axes.plot(lowest, value, "kv", markersize=8, label="lowest on test images (median of subsets)")
+        axes.plot(lowest, value, "kv", markersize=8, label="lowest on test (median of subsets)")
         axes.annotate(f"{lowest:,.0f}", (lowest, value), (0, 8), textcoords="offset points", ha="center")
         _log_axis(axes)
 
@@ -174,7 +178,7 @@ def plot_label_curve(
 
 
 def plot_dots(path: Path, caption: str, outcomes: dict[str, dict[str, Any]], *rows: str) -> None:
-    """Plot a row for some variants of ``few_shot``'s outcomes: a dot per balanced subset, their mean, `first` hollow."""
+    """Plot a row for each named variant of ``few_shot``'s outcomes: a dot per balanced subset, `first` hollow."""
     with _figure(path, 0.36 * len(rows) + 1.6, caption) as figure:
         axes = figure.subplots()
         for height, name in enumerate(rows):
