@@ -76,10 +76,10 @@ def figures(
     warped = STRONG_WARP(shown, run.generator(config.seed, "warps shown", shown.device))
     if config.undo:
         captions = {
-            "loss.png": f"Q1 that undoes warps: {end} on unwarped images. Training images are warped anew every epoch,"
-            " validation and test images are not, so that training errs more and the curves need not agree",
-            "reconstructions.png": "Shown a warped image, this Q1 gives back the unwarped one. Its 12 numbers are to"
-            " say what was written and not how it lies. The first test image of each digit",
+            "loss.png": f"Q1 that undoes warps: {end} on images without a warp. Training images are warped anew every"
+            " epoch, validation and test images are not, and nothing is to be undone there: the curves need not agree",
+            "reconstructions.png": "Q1 that undoes warps: from a warped image to the unwarped one, by"
+            f" {config.latent_dim} numbers (seed {config.seed}). The first test image of each digit",
         }
         rows = {"original": shown, "warped input": warped, "output": examples.reconstruct(model, warped)}
     else:

@@ -80,7 +80,7 @@ def figures(
     strip = examples.training(both, frames, examples.shown(test).inputs)
     plots.plot_images(folder / "training.png", captions["training.png"], strip)
     plots.plot_images(folder / "walk.png", captions["walk.png"], *examples.walks(both, test, judge))
-    latents = {f"{of}'s latents": train.apply(models[name].encoder, test.inputs[:LATENTS_SHOWN]).cpu().numpy()
+    latents = {f"{of}'s latents, t-SNE": train.apply(models[name].encoder, test.inputs[:LATENTS_SHOWN]).cpu().numpy()
                for of, name in (("Q1", "Q1"), ("Q2", "Q3"))}  # fmt: skip
     points = {name: TSNE(random_state=config.seed).fit_transform(of) for name, of in latents.items()}
     spread = {name: reconstructions[name] for name in ("original", *models)}

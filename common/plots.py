@@ -91,8 +91,8 @@ def plot_curves(
             axes.plot(ends, values, "o:", color=colour(split), label=f"{split}, at the end {shown}", **look)
         for name, level in (levels or {}).items():
             axes.axhline(level, color=colour(name), linestyle="--", linewidth=1)
-            words, beside = name.replace(" ", "\n") + f"\n{level:.4f}", ("axes fraction", "data")
-            axes.annotate(words, (1.01, level), xycoords=beside, va="center", color=colour(name))
+            look = {"xycoords": ("axes fraction", "data"), "va": "center", "color": colour(name)}
+            axes.annotate(f"{name}\n{level:.4f}", (1.01, level), **look)
         axes.set(xlabel="training iteration", ylabel=_unit(metric), xlim=(0, len(steps) * 1.01))
         later = smooth[len(smooth) // 20 :]  # the first steps would take up most of the axis
         if percent:
@@ -278,10 +278,10 @@ def _rows(axes: Axes, measures: dict[str, dict[str, float]], names: dict[str, st
         for height, (model, values) in enumerate(measures.items()):
             if measure in values:
                 axes.plot(values[measure], height, "o", fillstyle=style, color=colour(model), markersize=7)
-                value = values[measure] if abs(values[measure]) > 1e-9 else 0.0  # rounding is no value
+                value = round(values[measure], 3) + 0.0  # not -0
                 beside = {"ha": "center", "va": "center", "fontsize": 9, "textcoords": "offset points"}
                 beside["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-                axes.annotate(f"{value:.3g}", (value, height), (0, side), **beside)
+                axes.annotate(f"{value:.3f}", (value, height), (0, side), **beside)
         if name:
             axes.plot([], [], "o", fillstyle=style, color="black", label=name)
             axes.legend(fontsize=9)
