@@ -85,9 +85,9 @@ def figures(folder: Path, outcomes: Outcomes, seed: int) -> dict[str, str]:
     gaps, end = [f"{few_shot.gap(of):.1f}" for of in panels.values()], f"(seed {seed})"
     read = [f"{fmean(few_shot.values(outcomes[name])):.1%}" for name in (*panels, "spread labels, augmented")]
     captions = {
-        "accuracy.png": f"Over-fitting by {gaps[0]} points, {gaps[2]} fine-tuned; augmented {gaps[1]}, {gaps[3]} {end}",
-        "comparison.png": f"{read[0]} read from scratch, {read[2]} fine-tuned; augmented {read[1]}, {read[3]};"
-        f" augmented on spread labels {read[4]} {end}",
+        "accuracy.png": f"Over-fitting: scratch {gaps[0]} points, fine-tuned {gaps[2]}; augmented {gaps[1]}, {gaps[3]} {end}",
+        "comparison.png": f"From scratch {read[0]} are read, fine-tuned {read[2]}; augmented {read[1]} and {read[3]},"
+        f" and on spread labels {read[4]} {end}",
         "curve.png": f"{few_shot.worth(SHOTS, curve)[-1]} {end}. Without augmentation",
     }
     plots.plot_few_shot_curves(folder / "accuracy.png", captions["accuracy.png"], panels, "accuracy")

@@ -35,7 +35,13 @@ COLOURS |= {"scratch": "#000000", "frozen": "#56B4E9", "fine-tuned": "#882255", 
 OTHERS = "#888888"  # controls and baselines
 DIGIT_COLOURS = matplotlib.colormaps["tab10"].colors  # more than any palette keeps apart: points are drawn as digits
 STYLE = {"axes.axisbelow": True, "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False}
-STYLE |= {"grid.alpha": 0.3, "image.cmap": "gray_r", "legend.frameon": False, "savefig.dpi": 160}  # gray_r: ink
+STYLE |= {
+    "grid.alpha": 0.3,
+    "image.cmap": "gray_r",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "savefig.dpi": 160,
+}  # gray_r: ink
 
 
 def colour(name: str) -> str:
@@ -125,12 +131,9 @@ def plot_few_shot_curves(path: Path, caption: str, panels: dict[str, dict[str, A
 def _few_shot_panel(axes: Axes, by_subset: dict[str, Any], metric: str) -> None:
     histories = {subset: outcome.history for subset, outcome in by_subset.items()}
     first, metrics = histories.pop("first", None), next(iter(by_subset.values())).metrics
-    labels = {
-        "labelled": "labelled",
-        "test": next(name for name in metrics if name.endswith(" test")),
-    }  # the first ones
+    first_test_images = next(name for name in metrics if name.endswith(" test"))
     steps = [record["step"] for record in next(iter(histories.values()))]
-    for split, name in labels.items():
+    for split, name in (("labelled", "labelled"), ("test", first_test_images)):
         curves = numpy.array([[record[split][metric] for record in history] for history in histories.values()])
         look = {"color": colour(split), "label": f"{name}: mean and range of balanced subsets"}
         axes.plot(steps, curves.mean(0), linewidth=2, **look)
@@ -284,7 +287,7 @@ def _rows(axes: Axes, measures: dict[str, dict[str, float]], names: dict[str, st
                 axes.annotate(f"{value:.3f}", (value, height), (0, side), **beside)
         if name:
             axes.plot([], [], "o", fillstyle=style, color="black", label=name)
-            axes.legend(fontsize=9)
+            axes.legend()
     axes.set_xmargin(0.15)
 
 
