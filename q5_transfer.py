@@ -78,17 +78,18 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Any) -> tupl
     return smoothed, classification_scores(logits, targets)
 
 
-def figures(folder: Path, outcomes: Outcomes, seed: int) -> dict[str, str]:
-    """Plot what the question asks to see; return the captions by file."""
+def figures(folder: Path, outcomes: Outcomes, end: str) -> dict[str, str]:
+    """Plot what the question asks to see; return the captions by file, with ``end`` at their titles' end."""
     panels = {name: outcomes[name] for name in (*FROM_Q4, "fine-tuned, plain", "fine-tuned, augmented")}
     curve = {start: [few_shot.values(outcomes[f"{start}, {shots} per digit"]) for shots in SHOTS] for start in CURVE}
-    gaps, end = [f"{few_shot.gap(of):.1f}" for of in panels.values()], f"(seed {seed})"
+    gaps = [f"{few_shot.gap(of):.1f}" for of in panels.values()]
     read = [f"{fmean(few_shot.values(outcomes[name])):.1%}" for name in (*panels, "spread labels, augmented")]
     captions = {
-        "accuracy.png": f"Over-fitting: scratch {gaps[0]} points, fine-tuned {gaps[2]}; augmented {gaps[1]}, {gaps[3]} {end}",
+        "accuracy.png": "Over-fitting: scratch {} points, augmented {}; fine-tuned {}, augmented {}".format(*gaps)
+        + end,
         "comparison.png": f"From scratch {read[0]} are read, fine-tuned {read[2]}; augmented {read[1]} and {read[3]},"
-        f" and on spread labels {read[4]} {end}",
-        "curve.png": f"{few_shot.worth(SHOTS, curve)[-1]} {end}. Without augmentation",
+        f" and on spread labels {read[4]}{end}",
+        "curve.png": f"{few_shot.worth(SHOTS, curve)[-1]}{end}. Without augmentation",
     }
     plots.plot_few_shot_curves(folder / "accuracy.png", captions["accuracy.png"], panels, "accuracy")
     plots.plot_dots(folder / "comparison.png", captions["comparison.png"], outcomes, *FROM_Q4, *VARIANTS, *PARTS)
@@ -143,7 +144,7 @@ def main(config: Config) -> dict:
         right = [label_spreading.share_right(of[subset.name], subset, dataset.train) for subset in subsets[1:]]
         answer.append(f"labels by {by}: {fmean(right):.2%} right")
         numbers += run.numbers(f"labels by {by}", {"accuracy": right}, "unlabelled")
-    fits, texts = few_shot.records(outcomes), figures(step.folder, outcomes, config.seed)
+    fits, texts = few_shot.records(outcomes), figures(step.folder, outcomes, f" (seed {config.seed})")
     return step.finish(dataset.fingerprint, fits, answer=answer, numbers=numbers, figures=texts, paired=paired)
 
 

@@ -35,13 +35,8 @@ COLOURS |= {"scratch": "#000000", "frozen": "#56B4E9", "fine-tuned": "#882255", 
 OTHERS = "#888888"  # controls and baselines
 DIGIT_COLOURS = matplotlib.colormaps["tab10"].colors  # more than any palette keeps apart: points are drawn as digits
 STYLE = {"axes.axisbelow": True, "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False}
-STYLE |= {
-    "grid.alpha": 0.3,
-    "image.cmap": "gray_r",
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "savefig.dpi": 160,
-}  # gray_r: ink
+STYLE |= {"grid.alpha": 0.3, "image.cmap": "gray_r", "legend.frameon": False, "legend.fontsize": 9}  # gray_r: ink
+STYLE |= {"savefig.dpi": 160}
 
 
 def colour(name: str) -> str:
