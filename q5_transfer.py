@@ -85,10 +85,8 @@ def figures(folder: Path, outcomes: Outcomes, end: str) -> dict[str, str]:
     gaps = [f"{few_shot.gap(of):.1f}" for of in panels.values()]
     read = [f"{fmean(few_shot.values(outcomes[name])):.1%}" for name in (*panels, "spread labels, augmented")]
     captions = {
-        "accuracy.png": "Over-fitting: scratch {} points, augmented {}; fine-tuned {}, augmented {}".format(*gaps)
-        + end,
-        "comparison.png": f"From scratch {read[0]} are read, fine-tuned {read[2]}; augmented {read[1]} and {read[3]},"
-        f" and on spread labels {read[4]}{end}",
+        "accuracy.png": "Over-fitting by {} points, augmented {}; fine-tuned {}, augmented {}".format(*gaps) + end,
+        "comparison.png": "Scratch {}, augmented {}; fine-tuned {}, augmented {}; spread {}".format(*read) + end,
         "curve.png": f"{few_shot.worth(SHOTS, curve)[-1]}{end}. Without augmentation",
     }
     plots.plot_few_shot_curves(folder / "accuracy.png", captions["accuracy.png"], panels, "accuracy")

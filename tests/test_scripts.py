@@ -86,7 +86,7 @@ def test_a_script_leaves_one_whole_folder_with_every_file_it_promises(script, ti
 def test_the_same_seed_gives_the_same_bits_wherever_it_writes(script, tiny, tmp_path, monkeypatch):
     for plot in ("plot_images", "plot_claim", "plot_mistakes"):  # slow, and no part of this
         monkeypatch.setattr(plots, plot, lambda *_, **__: None)
-    measures = {name: collections.defaultdict(float) for name in ("Q1", "Q3")}
+    measures = {name: collections.defaultdict(lambda: 0.1) for name in ("Q1", "Q3")}
     monkeypatch.setattr(representation, "measure", lambda *_: measures)
     written = []
     for number in range(2):
