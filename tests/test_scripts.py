@@ -261,7 +261,7 @@ def test_the_wide_decoder_has_four_times_the_weights_and_a_folder_of_its_own(tin
 
 
 def test_one_seeds_claim_is_worded_without_a_verdict():
-    panels = {"explained": ["variance\nexplained", "lower"], "probe": ["linear probe", "higher"]}
+    panels = {"explained": ["variance explained", "lower"], "probe": ["linear probe", "higher"]}
     text = representation.in_words(
         "(x) claim", panels, {"explained": 0.8, "probe": 0.9}, {"explained": 0.3, "probe": 0.99}
     )
