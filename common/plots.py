@@ -47,7 +47,7 @@ def colour(name: str) -> str:
 def _title(caption: str) -> list[str]:
     """Return a caption's first sentence, which is a figure's title, in lines of about equal lengths."""
     title = caption.partition(". ")[0]
-    return textwrap.wrap(title, len(title) // (1 + len(title) // 84) + 8)
+    return textwrap.wrap(title, len(title) // (1 + len(title) // 84) + 8, break_on_hyphens=False)
 
 
 @contextlib.contextmanager
