@@ -7,8 +7,8 @@ L1 0.0300 ± 0.0002 per pixel (10 seeds), where 12 principal components give 0.0
     python q1_autoencoder.py --undo    # 0.9 minutes: shown warped images, it gives back the unwarped ones; for Q5
 
 Needs nothing; fetches the data on first use.
-Writes config.json, metrics.jsonl, summary.json, model.safetensors and *.png to <output-dir>/q1_autoencoder/, and with
---undo to <output-dir>/q1_undo/.
+Writes config.json, metrics.jsonl, summary.json, model.safetensors, frames.safetensors (for Q3) and *.png to
+<output-dir>/q1_autoencoder/, and with --undo to <output-dir>/q1_undo/.
 """
 
 import dataclasses
@@ -17,17 +17,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from common import checkpoint, data, plots, representation, run, train
+from common import checkpoint, data, examples, plots, representation, run, train
 from common.augment import STRONG_WARP
 from common.losses import minimised, reconstruction_errors, refuse_collapse
-from common.models import Autoencoder, Decoder, Encoder, pixels
-
-LATENTS_SHOWN = 1_000  # test images in latents.png: enough for the shape of the clusters, few enough for t-SNE
+from common.models import Autoencoder, Decoder, Encoder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,26 +66,35 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Config) -> t
     return minimised(errors, targets, config.loss), errors
 
 
-def figures(folder: Path, config: Config, history: list[dict], model: nn.Module, test: data.Split) -> dict[str, str]:
-    """Plot what the question asks to see; return the titles by file."""
-    name = "Q1 autoencoder that undoes warps" if config.undo else "Q1 autoencoder"
-    titles = {
-        "loss.png": f"{name}: loss over training iterations",
-        "reconstructions.png": f"{name}: the first test image of each digit, reconstructed from {config.latent_dim}"
-        " numbers",
-        "latents.png": f"{name}: latents of {LATENTS_SHOWN:,} test images in two dimensions",
-    }
-    plots.plot_curves(folder / "loss.png", history, config.loss, titles["loss.png"])
-    shown = test[data.first_of_each_digit(test.targets)]
-    blocks = [{"original": shown.inputs.cpu(), "Q1": pixels(train.apply(model, shown.inputs)).cpu()}]
-    plots.plot_reconstructions(folder / "reconstructions.png", blocks, shown.targets, titles["reconstructions.png"])
-    latents = train.apply(model.encoder, test.inputs[:LATENTS_SHOWN]).cpu().numpy()
-    projections = {"two principal components": PCA(2), "t-SNE": TSNE(random_state=config.seed)}
-    bar = tqdm(projections.items(), desc="latents", leave=False, disable=None)
-    points = {name: projection.fit_transform(latents) for name, projection in bar}
-    labels = test.targets[:LATENTS_SHOWN].cpu().numpy()
-    plots.plot_latents(folder / "latents.png", points, labels, titles["latents.png"])
-    return titles
+def figures(
+    folder: Path, config: Config, history: list[dict], model: nn.Module, test: data.Split, baselines: dict[str, NDArray]
+) -> dict[str, str]:  # fmt: skip
+    """Plot what the question asks to see; return the captions by file."""
+    levels = {name: representation.errors(of, test.inputs.cpu().numpy())["mse"] for name, of in baselines.items()}
+    pca, digits = next(iter(baselines)), data.first_of_each_digit(test.targets)
+    shown, end = test.inputs[digits], f"test MSE {history[-1]['test']['mse']:.4f} (seed {config.seed})"
+    warped = STRONG_WARP(shown, run.generator(config.seed, "warps shown", shown.device))
+    if config.undo:
+        captions = {
+            "loss.png": f"Q1 that undoes warps: {end} on images without a warp. Training images are warped anew every"
+            " epoch, validation and test images are not, and nothing is to be undone there: the curves need not agree",
+            "reconstructions.png": "Q1 that undoes warps: from a warped image to the unwarped one, by"
+            f" {config.latent_dim} numbers (seed {config.seed}). The first test image of each digit",
+        }
+        rows = {"original": shown, "warped input": warped, "output": examples.reconstruct(model, warped)}
+    else:
+        captions = {
+            "loss.png": f"Q1: {end}, where {config.latent_dim} principal components leave {levels[pca]:.4f}. Beside"
+            " them the training images' mean image; validation and test lie on each other",
+            "reconstructions.png": f"A digit redrawn from {config.latent_dim} numbers, by Q1 and by as many principal"
+            " components. The first test image of each digit",
+        }
+        rows = {"original": shown, "Q1": examples.reconstruct(model, shown)}
+        rows[pca] = torch.from_numpy(baselines[pca][digits])
+    plots.plot_curves(folder / "loss.png", captions["loss.png"], history, "mse", levels)
+    groups = {"": {name: images.cpu() for name, images in rows.items()}}
+    plots.plot_images(folder / "reconstructions.png", captions["reconstructions.png"], groups)
+    return captions
 
 
 def main(config: Config) -> dict:
@@ -100,7 +105,7 @@ def main(config: Config) -> dict:
     labelled = data.load(config.dataset, config.data_dir, step.device)
     dataset = labelled.to_reconstruct()  # what is to come out are images, never warped
     model = build(config).to(step.device, memory_format=torch.channels_last)
-    loss_fn = partial(loss, config=config)
+    loss_fn, frames = partial(loss, config=config), {}
     history = train.fit(
         model,
         loss_fn,
@@ -113,7 +118,9 @@ def main(config: Config) -> dict:
         seed=config.seed,
         matrix_learning_rate=config.matrix_learning_rate,
         transform=STRONG_WARP if config.undo else None,
+        watch=examples.watch(frames, model, examples.shown(labelled.test).inputs),
     )
+    examples.save(step.folder / examples.NAME, frames)
     refuse_collapse(history[-1]["validation"]["mse"], dataset)
     model = checkpoint.reloaded(step.folder / "model.safetensors", model, config, history[-1])
     metrics = train.evaluate(model, loss_fn, dataset.test)
@@ -131,8 +138,8 @@ def main(config: Config) -> dict:
         errors = representation.errors(reconstructions, test_images)
         numbers += run.numbers(name, errors, "test", headline)
         answer += [f"{name}: MSE {errors['mse']:.4f}, L1 {errors['l1']:.4f}"]
-    titles = figures(step.folder, config, history, model, labelled.test)
-    return step.finish(dataset.fingerprint, history, answer=answer, numbers=numbers, figures=titles)
+    captions = figures(step.folder, config, history, model, labelled.test, baselines)
+    return step.finish(dataset.fingerprint, history, answer=answer, numbers=numbers, figures=captions)
 
 
 if __name__ == "__main__":

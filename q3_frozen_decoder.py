@@ -18,32 +18,16 @@ from pathlib import Path
 
 import torch
 from numpy.typing import NDArray
+from sklearn.manifold import TSNE
 from torch import Tensor, nn
 
-from common import checkpoint, data, plots, representation, run, train
+from common import checkpoint, data, examples, plots, reader, representation, run, train
 from common.losses import minimised, reconstruction_errors, refuse_collapse
 from common.models import Autoencoder, Classifier, Decoder, Encoder, digest, frozen, pixels
+from common.representation import CLAIMS, in_words
 
-ROWS_SHOWN = 3  # images of each digit in comparison.png
-STD_RATIO = "reconstructions: standard\ndeviation kept (1: all)"
-# Figure -> the claim, and measure -> its panel and how Q3's must compare with Q1's for the claim to hold.
-CLAIMS = {
-    "claim_a.png": ("(a) Q1's latents keep how a digit was written, Q3's which digit it is", {
-        "within_digit_variance_explained": ["variance within a digit\nexplained (1: all)", "lower"],
-        "slant_neighbours_r2": ["slant within a digit,\nneighbours, R²", "lower"],
-        "thickness_neighbours_r2": ["thickness within a digit,\nneighbours, R²", "lower"],
-        "linear_probe_accuracy": ["which digit, linear probe,\naccuracy", "higher"],
-    }),
-    "claim_b.png": ("(b) Variability within a digit is higher in Q1", {
-        "within_class_std_ratio": [STD_RATIO, "lower"],
-        "latent_within_class_share": ["latents: within-digit\nshare of the variance", "lower"],
-    }),
-    "claim_c.png": ("(c) Digits are about as well separated in Q3, or slightly better", {
-        "reading_accuracy": ["reconstructions: accuracy\nof an independent reader", "about the same or higher"],
-        "latent_silhouette": ["latents: silhouette\n(1: far apart)", "about the same or higher"],
-    }),
-    None: ("The reason given for (c): Q3 is more heterogeneous", {"within_class_std_ratio": [STD_RATIO, "higher"]}),
-}  # fmt: skip
+LATENTS_SHOWN = 1_000  # test images in claim_c.png: enough for the shape of the clusters, few enough for t-SNE
+CONTROLS = {"looks": (), "watch": None}  # of these the end alone is asked for
 JUDGED = ["Q3", "Q3 on plain Q2"]  # against Q1; the second is the control whose encoder saw no warps, no smoothing
 
 
@@ -74,26 +58,40 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, minimise: str) -> tu
 
 
 def figures(
-    folder: Path, config: Config, history: list[dict], minimise: str, reconstructions: dict[str, NDArray],
-    measures: dict[str, dict[str, float]], test: data.Split,
+    folder: Path, config: Config, history: list[dict], models: dict[str, Autoencoder],
+    frames: dict[str, examples.Frames], reconstructions: dict[str, NDArray], measures: dict[str, dict[str, float]],
+    judge: nn.Module, test: data.Split,
 ) -> dict[str, str]:  # fmt: skip
-    """Plot what the question asks to see; return the titles by file."""
-    titles = {
-        "loss.png": "Q3 decoder on the frozen classifier encoder: loss over training iterations",
-        "comparison.png": f"{ROWS_SHOWN} random test images of each digit, reconstructed by Q1 and by Q3",
+    """Plot what the question asks to see; return the captions by file."""
+    seed, labels = f"(seed {config.seed})", test.targets.cpu().numpy()
+    both, mse = {name: models[name] for name in ("Q1", "Q3")}, {name: of["mse"] for name, of in measures.items()}
+    levels = {name: mse[name] for name in mse if name in ("Q1", "digit's mean image") or name.startswith("PCA")}
+    shown, (count, q1_alone, q3_alone) = examples.misread(reconstructions, labels, judge)
+    captions = {
+        "comparison.png": f"Many different 2s and 7s: of {count:,}, Q1 alone turns {q1_alone} into another digit, Q3"
+        f" alone {q3_alone} {seed}. Below, what an independent reader takes them for, framed where it is another digit;"
+        " of either digit those that Q1 alone turns come first, up to half, then the first others of the test set",
+        "loss.png": f"Q3, a decoder on a frozen classifier: test MSE {mse['Q3']:.4f}, Q1's {mse['Q1']:.4f} {seed}",
+        "training.png": f"What Q1 and Q3 draw of the same test images as training goes on {seed}",
+        "walk.png": f"Straight from one test image to another in Q1's latents and in Q3's; below, how it reads {seed}",
     }
-    plots.plot_curves(folder / "loss.png", history, minimise, titles["loss.png"])
-    rows = data.balanced(test.targets, ROWS_SHOWN, config.seed).view(ROWS_SHOWN, 10)
-    blocks = [{name: torch.from_numpy(reconstructions[name][row]) for name in ("original", "Q1", "Q3")} for row in rows]
-    plots.plot_reconstructions(folder / "comparison.png", blocks, torch.arange(10), titles["comparison.png"])
+    plots.plot_images(folder / "comparison.png", captions["comparison.png"], *shown)
+    plots.plot_curves(folder / "loss.png", captions["loss.png"], history, "mse", levels)
+    strip = examples.training(both, frames, examples.shown(test).inputs)
+    plots.plot_images(folder / "training.png", captions["training.png"], strip)
+    plots.plot_images(folder / "walk.png", captions["walk.png"], *examples.walks(both, test, judge))
+    latents = {f"{of}'s latents, t-SNE": train.apply(models[name].encoder, test.inputs[:LATENTS_SHOWN]).cpu().numpy()
+               for of, name in (("Q1", "Q1"), ("Q2", "Q3"))}  # fmt: skip
+    points = {name: TSNE(random_state=config.seed).fit_transform(of) for name, of in latents.items()}
+    spread = {name: reconstructions[name] for name in ("original", *models)}
+    pictures = {"claim_b.png": partial(plots.by_digit, reconstructions=spread, labels=labels),
+                "claim_c.png": partial(plots.scatter, projections=points, labels=labels[:LATENTS_SHOWN])}  # fmt: skip
     for name, (claim, panels) in CLAIMS.items():
-        shown = {
-            panel: {model: of[key] for model, of in measures.items() if key in of} for key, (panel, _) in panels.items()
-        }
         if name:
-            titles[name] = f"{claim}; {len(test):,} test images"
-            plots.plot_bars(folder / name, shown, titles[name], reference="original")
-    return titles
+            words = in_words(claim, dict([*panels.items()][:1]), measures["Q1"], measures["Q3"])
+            captions[name] = f"{words} {seed}. {len(labels):,} test images; dashed: the originals"
+            plots.plot_claim(folder / name, captions[name], measures, panels, pictures.get(name))
+    return captions
 
 
 def main(config: Config) -> dict:
@@ -113,7 +111,8 @@ def main(config: Config) -> dict:
     recipe = ("batch_size", "learning_rate", "weight_decay", "matrix_learning_rate")  # Q1's, as are the epochs
     settings = {option: q1.config[option] for option in recipe} | {"seed": config.seed}
     settings["epochs"] = config.epochs or q1.metrics["epoch"]
-    histories, codes = {}, {}
+    shown, histories, codes = examples.shown(dataset.test).inputs, {}, {}
+    frames = {"Q1": examples.load(config.output_dir / "q1_autoencoder" / examples.NAME), "Q3": {}}
     for name, model in models.items():
         model.to(step.device, memory_format=torch.channels_last)
         encoded = train.encode(model.encoder, dataset)  # once, for all epochs
@@ -121,8 +120,8 @@ def main(config: Config) -> dict:
         if name == "Q1":
             continue  # it is trained
         before = digest(model.encoder)
-        looks = None if name == "Q3" else ()  # of the controls, the end alone is asked for
-        histories[name] = train.fit(model.decoder, loss_fn, encoded.train, encoded.held_out, looks=looks, **settings)
+        watched = {"watch": examples.watch(frames["Q3"], model, shown)} if name == "Q3" else CONTROLS
+        histories[name] = train.fit(model.decoder, loss_fn, encoded.train, encoded.held_out, **settings, **watched)
         if digest(model.encoder) != before:
             raise run.RunError(f"{name}: the frozen encoder changed in training; no result was written")
         refuse_collapse(histories[name][-1]["validation"]["mse"], dataset)
@@ -134,15 +133,16 @@ def main(config: Config) -> dict:
     pca = f"PCA-{sizes['latent_dim']}"
     both = (dataset.train.inputs.cpu().numpy(), reconstructions["original"])
     *codes[pca], reconstructions[pca] = representation.pca_code(*both, sizes["latent_dim"])
-    measures = representation.measure(dataset, codes, reconstructions, config.seed)
+    judge = reader.train_reader(dataset.train.inputs, dataset.train.targets, seed=representation.READER_SEED)
+    measures = representation.measure(dataset, codes, reconstructions, judge, config.seed)
     numbers = run.numbers("Q3", history[-1]["validation"], "validation")
     headline = ("mse", "within_digit_variance_explained")
     for name, values in measures.items():
         numbers += run.numbers(name, values, "test", headline if name in histories else ())
     claims = [{"claim": claim, "panels": panels, "before": "Q1", "after": JUDGED} for claim, panels in CLAIMS.values()]
-    answer = [representation.in_words(*claim, measures["Q1"], measures["Q3"]) for claim in CLAIMS.values()]
-    titles = figures(step.folder, config, history, q1.config["loss"], reconstructions, measures, dataset.test)
-    found = {"answer": answer, "numbers": numbers, "figures": titles, "claims": claims}
+    answer = [in_words(*claim, measures["Q1"], measures["Q3"]) for claim in CLAIMS.values()]
+    captions = figures(step.folder, config, history, models, frames, reconstructions, measures, judge, dataset.test)
+    found = {"answer": answer, "numbers": numbers, "figures": captions, "claims": claims}
     return step.finish(dataset.fingerprint, history, **found)
 
 

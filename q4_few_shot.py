@@ -20,10 +20,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from common import checkpoint, data, few_shot, plots, representation, run, train
+from common import data, examples, few_shot, plots, representation, run
 from common.few_shot import Outcome, Outcomes, Subset
 from common.losses import classification_scores, reconstruction_errors
-from common.models import Autoencoder, Classifier, Decoder, Encoder, Head, pixels
+from common.models import Autoencoder, Classifier, Decoder, Encoder, Head
 
 PIXEL_CLASSIFIERS = {
     "nearest neighbour on pixels": KNeighborsClassifier(1),
@@ -81,28 +81,26 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Config) -> t
     return smoothed, classification_scores(logits, targets)
 
 
-def figures(folder: Path, outcomes: Outcomes, few: data.Split, test: data.Split) -> dict[str, str]:
-    """Plot what the question asks to see; return the titles by file."""
-    count, tested = f"{len(few)} labelled images", f"on these and on {few_shot.CURVE_IMAGES:,} test images"
-    titles = {
-        "loss.png": f"Q4 classifier from scratch on {count}: loss {tested}",
-        "accuracy.png": f"Q4 classifier from scratch on {count}: accuracy {tested}",
-        "comparison.png": f"Q4: what {count} are worth from scratch, beside classifiers that know only their pixels",
-        "autoencoder_loss.png": f"Q4 autoencoder on {count}: loss {tested}",
-        "reconstructions.png": f"Q4 autoencoder on {count}: reconstructions of these and of test images",
-    }
+def figures(folder: Path, config: Config, outcomes: Outcomes, frames: examples.Frames, shown: Tensor) -> dict[str, str]:
+    """Plot what the question asks to see; return the captions by file."""
+    count, seed = f"{10 * config.shots} labelled images", f"seed {config.seed}"
     classifiers = {variant: outcomes[variant] for variant in ("scratch, plain", "scratch, augmented")}
-    plots.plot_few_shot_curves(folder / "loss.png", classifiers, "cross_entropy", titles["loss.png"])
-    plots.plot_few_shot_curves(folder / "accuracy.png", classifiers, "accuracy", titles["accuracy.png"])
-    variant = {"autoencoder": outcomes["autoencoder"]}
-    plots.plot_few_shot_curves(folder / "autoencoder_loss.png", variant, "bce", titles["autoencoder_loss.png"])
-    rows = {variant: outcomes[variant] for variant in (*PIXEL_CLASSIFIERS, *classifiers)}
-    plots.plot_dots(folder / "comparison.png", rows, titles["comparison.png"])
-    model = checkpoint.load(folder / "autoencoder_subset_1.safetensors").model.to(few.inputs.device)
-    shown = {"labelled image": few.inputs[:10], "test image": test.inputs[data.first_of_each_digit(test.targets)]}
-    blocks = [{name: x.cpu(), "Q4": pixels(train.apply(model, x)).cpu()} for name, x in shown.items()]
-    plots.plot_reconstructions(folder / "reconstructions.png", blocks, torch.arange(10), titles["reconstructions.png"])
-    return titles
+    gaps, read = zip(*((few_shot.gap(of), fmean(few_shot.values(of))) for of in classifiers.values()), strict=True)
+    autoencoder = outcomes["autoencoder"]
+    strip, lowest = examples.overfitting(frames, autoencoder["subset 1"].history, shown)
+    captions = {
+        "classifier.png": f"Q4 from scratch on {count}: over-fitting by {gaps[0]:.1f} points of accuracy, with"
+        f" augmentation by {gaps[1]:.1f} ({seed})",
+        "comparison.png": f"Q4: {count} from scratch are worth {read[0]:.1%}, with augmentation {read[1]:.1%} ({seed})",
+        "autoencoder_loss.png": f"Q4, {few_shot.overfitting('autoencoder', autoencoder, 'mse')} ({seed})",
+        "reconstructions.png": f"Q4: images never seen come back best at iteration {lowest:,} (subset 1, {seed})",
+    }
+    paths = [(folder / name, caption) for name, caption in captions.items()]
+    plots.plot_few_shot_curves(*paths[0], classifiers, "cross_entropy", "accuracy")
+    plots.plot_dots(*paths[1], outcomes, *PIXEL_CLASSIFIERS, *classifiers)
+    plots.plot_few_shot_curves(*paths[2], {"autoencoder": autoencoder}, "bce")
+    plots.plot_images(*paths[3], strip)
+    return captions
 
 
 def main(config: Config) -> dict:
@@ -115,13 +113,16 @@ def main(config: Config) -> dict:
     plain, augmented = few_shot.regimes(config, (config.plain_learning_rate, config.plain_weight_decay), settings)
     autoencoder = plain._replace(learning_rate=config.learning_rate, weight_decay=config.weight_decay)
     regimes = {"scratch, plain": plain, "scratch, augmented": augmented, "autoencoder": autoencoder}
-    loss_fn = partial(loss, config=config)
+    loss_fn, frames = partial(loss, config=config), {}
+    shown = torch.cat([examples.shown(split).inputs for split in (dataset.train[subsets[1].indices], test)])
 
     def train_one(variant: str, subset: Subset) -> Outcome:
         source = dataset.to_reconstruct() if variant == "autoencoder" else dataset
         model = build(config, variant, subset).to(step.device, memory_format=torch.channels_last)
         few = source.train[subset.indices]
-        history = few_shot.fit(model, loss_fn, few, few, source.test, regimes[variant], subset.seed)
+        watched = variant == "autoencoder" and subset.name == "subset 1"
+        watch = examples.watch(frames, model, shown, examples.EVERY) if watched else None
+        history = few_shot.fit(model, loss_fn, few, few, source.test, regimes[variant], subset.seed, watch=watch)
         averaged = variant == "scratch, augmented"
         return few_shot.measured(step.folder, variant, subset, model, history, loss_fn, source, config, averaged)
 
@@ -142,9 +143,9 @@ def main(config: Config) -> dict:
     answer = [few_shot.overfitting(variant, outcomes[variant]) for variant in ("scratch, plain", "scratch, augmented")]
     answer += [few_shot.overfitting("autoencoder", outcomes["autoencoder"], "mse")]
     answer += [f"{pca}: test MSE {fmean(few_shot.values(outcomes[pca], 'mse')):.4f}"]
-    titles = figures(step.folder, outcomes, dataset.train[subsets[1].indices], test)
+    texts = figures(step.folder, config, outcomes, frames, shown)
     numbers = few_shot.numbers(outcomes, ("scratch, plain", "scratch, augmented", *PIXEL_CLASSIFIERS))
-    return step.finish(dataset.fingerprint, few_shot.records(outcomes), answer=answer, numbers=numbers, figures=titles)
+    return step.finish(dataset.fingerprint, few_shot.records(outcomes), answer=answer, numbers=numbers, figures=texts)
 
 
 if __name__ == "__main__":

@@ -82,20 +82,21 @@ def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Any) -> tupl
     return smoothed, classification_scores(logits, targets)
 
 
-def figures(folder: Path, outcomes: Outcomes, labelled: int) -> dict[str, str]:
-    """Plot what the question asks to see; return the titles by file."""
-    titles = {
-        "accuracy.png": f"Q4 and Q5 on {labelled} labelled images: accuracy on these and on 2,000 test images",
-        "comparison.png": f"Q5: what Q1's encoder and unlabelled images add to {labelled} labelled images",
-        "curve.png": "Q5: how many labels is pretraining worth? Without augmentation, mean and range of the subsets",
-    }
+def figures(folder: Path, outcomes: Outcomes, end: str) -> dict[str, str]:
+    """Plot what the question asks to see; return the captions by file, with ``end`` at their titles' end."""
     panels = {name: outcomes[name] for name in (*FROM_Q4, "fine-tuned, plain", "fine-tuned, augmented")}
-    plots.plot_few_shot_curves(folder / "accuracy.png", panels, "accuracy", titles["accuracy.png"])
-    rows = {name: outcomes[name] for name in (*FROM_Q4, *VARIANTS, *PARTS)}
-    plots.plot_dots(folder / "comparison.png", rows, titles["comparison.png"])
     curve = {start: [few_shot.values(outcomes[f"{start}, {shots} per digit"]) for shots in SHOTS] for start in CURVE}
-    plots.plot_label_curve(folder / "curve.png", SHOTS, curve, titles["curve.png"])
-    return titles
+    gaps = [f"{few_shot.gap(of):.1f}" for of in panels.values()]
+    read = [f"{fmean(few_shot.values(outcomes[name])):.1%}" for name in (*panels, "spread labels, augmented")]
+    captions = {
+        "accuracy.png": "Over-fitting by {} points, augmented {}; fine-tuned {}, augmented {}".format(*gaps) + end,
+        "comparison.png": "Scratch {}, augmented {}; fine-tuned {}, augmented {}; spread {}".format(*read) + end,
+        "curve.png": f"{few_shot.worth(SHOTS, curve)[-1]}{end}. Without augmentation",
+    }
+    plots.plot_few_shot_curves(folder / "accuracy.png", captions["accuracy.png"], panels, "accuracy")
+    plots.plot_dots(folder / "comparison.png", captions["comparison.png"], outcomes, *FROM_Q4, *VARIANTS, *PARTS)
+    plots.plot_label_curve(folder / "curve.png", captions["curve.png"], SHOTS, curve, few_shot.worth(SHOTS, curve)[:3])
+    return captions
 
 
 def main(config: Config) -> dict:
@@ -146,9 +147,8 @@ def main(config: Config) -> dict:
         right = [label_spreading.share_right(of[subset.name], subset, dataset.train) for subset in subsets[1:]]
         answer.append(f"labels by {by}: {fmean(right):.2%} right")
         numbers += run.numbers(f"labels by {by}", {"accuracy": right}, "unlabelled")
-    titles = figures(step.folder, outcomes, len(subsets[0].indices))
-    fits = few_shot.records(outcomes)
-    return step.finish(dataset.fingerprint, fits, answer=answer, numbers=numbers, figures=titles, paired=paired)
+    fits, texts = few_shot.records(outcomes), figures(step.folder, outcomes, f" (seed {config.seed})")
+    return step.finish(dataset.fingerprint, fits, answer=answer, numbers=numbers, figures=texts, paired=paired)
 
 
 if __name__ == "__main__":

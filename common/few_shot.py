@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean, median
@@ -76,12 +76,12 @@ def regimes(q4: Any, plain: tuple[float, float], augmented: tuple[float, float])
 
 def fit(
     model: nn.Module, loss_fn: train.LossFunction, examples: Split, few: Split, test: Split, regime: Regime, seed: int,
-    curve: bool = True,
+    curve: bool = True, watch: Callable[[int], None] | None = None,
 ) -> list[dict]:  # fmt: skip
     """Train ``model`` in place on ``examples`` (in Q4 they are ``few``) and return its history, with metrics on ``few``
     as "labelled", never warped, and on the first 2,000 of ``test``: the gap is over-fitting. With ``curve`` from before
     training to the end, a record whenever there were 1.4 times as many iterations, else of the end alone. Examples
-    that are too few for a batch are repeated. RunError if a frozen encoder has changed.
+    that are too few for a batch are repeated. ``watch`` is ``train.fit``'s. RunError if a frozen encoder has changed.
     """
     before, settings = digest(model.encoder), regime._asdict()
     repeats = max(1, regime.batch_size // len(examples))
@@ -89,7 +89,7 @@ def fit(
     repeated = examples[torch.arange(len(examples)).repeat(repeats)] if repeats > 1 else examples
     settings["looks"] = {0, *(round(epochs / LOOKS**k) for k in range(2 * epochs.bit_length()))} if curve else ()
     held_out = {"labelled": few, "test": test[:CURVE_IMAGES]}
-    history = train.fit(model, loss_fn, repeated, held_out, epochs=epochs, seed=seed, **settings)
+    history = train.fit(model, loss_fn, repeated, held_out, epochs=epochs, seed=seed, watch=watch, **settings)
     if not any(weight.requires_grad for weight in model.encoder.parameters()) and digest(model.encoder) != before:
         raise run.RunError("the frozen encoder changed in training; no result was written")
     return history
@@ -164,6 +164,27 @@ def values(by_subset: dict[str, Outcome], measure: str = "accuracy", split: str 
     return [outcome.metrics[split][measure] for name, outcome in by_subset.items() if name != "first"]
 
 
+def gap(by_subset: dict[str, Outcome]) -> float:
+    """Return by how many points the balanced subsets' models read labelled images better than test images."""
+    labelled, test = (fmean(values(by_subset, split=split)) for split in ("labelled", "test"))
+    return 100 * (labelled - test)
+
+
+def worth(shots: Sequence[int], curve: dict[str, list[list[float]]]) -> tuple[int, float, float, str]:
+    """Say with how many labels per digit "scratch" gets as far as the best other start of ``curve`` with the middle one
+    of ``shots``, by the means, on straight lines over the logarithm of the shots: these shots, the accuracy, the labels
+    from scratch (0 for fewer than there are, infinity for more), and a sentence.
+    """
+    means, few = {start: numpy.mean(by_shots, axis=1) for start, by_shots in curve.items()}, len(shots) // 2
+    scratch = numpy.maximum.accumulate(means.pop("scratch"))
+    start = max(means, key=lambda name: means[name][few])
+    accuracy = float(means[start][few])
+    equal = float(numpy.exp(numpy.interp(accuracy, scratch, numpy.log(shots), -numpy.inf, numpy.inf)))
+    words = {0.0: f"fewer than {shots[0]}", float("inf"): f"more than {shots[-1]}"}.get(equal, f"{equal:.0f}")
+    sentence = f"{shots[few]} labels per digit with Q1's encoder, {start}, are worth {words} from scratch"
+    return shots[few], accuracy, equal, sentence
+
+
 def overfitting(variant: str, by_subset: dict[str, Outcome], measure: str = "accuracy") -> str:
     """Say how well the balanced subsets' models do on test images, how much better on the labelled ones, and when."""
     test, labelled = (fmean(values(by_subset, measure, split)) for split in ("test", "labelled"))
@@ -176,8 +197,8 @@ def overfitting(variant: str, by_subset: dict[str, Outcome], measure: str = "acc
     if measure != "accuracy":
         return f"{variant}: test {measure.upper()} {test:.4f}, {test / labelled:.1f} times that of its images; {when}"
     fitted = median(curve["labelled curve"]["last_accuracy_from_iteration"] for curve in curves)
-    gap = f"{labelled:.1%} on the labelled images from iteration {fitted:.0f} on"
-    return f"{variant}: test accuracy {test:.2%}, {gap}: over-fitting by {100 * (labelled - test):.1f} points; {when}"
+    from_when = f"{labelled:.1%} on the labelled images from iteration {fitted:.0f} on"
+    return f"{variant}: test accuracy {test:.2%}, {from_when}: over-fitting by {gap(by_subset):.1f} points; {when}"
 
 
 def numbers(outcomes: Outcomes, headline: tuple[str, ...] = ()) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch.nn import Module
 from tqdm import tqdm
 
 from common import reader
@@ -27,6 +28,28 @@ SILHOUETTE_POINTS = 2_000  # its time grows with the square
 READER_SEED = 1_000_003  # of no run, so that the reader is independent of what it judges
 HANDWRITING_BATCH = 1_000  # images in float64 that fit a processor's cache
 ROUNDING = 1e-24  # of the sum of squares: a smaller sum of squared differences between float64 numbers is none
+
+# Figure -> the report's claim, and measure -> its words and how Q3's must compare with Q1's for the claim to hold. What
+# stands before a colon is a panel of the figure.
+CLAIMS = {
+    "claim_a.png": ("(a) Q1's latents keep how a digit was written, Q3's which digit it is", {
+        "within_digit_variance_explained": ["variance within a digit explained (1 is all)", "lower"],
+        "slant_neighbours_r2": ["how it was written, within a digit (neighbours, R²): slant", "lower"],
+        "thickness_neighbours_r2": ["how it was written, within a digit (neighbours, R²): thickness", "lower"],
+        "linear_probe_accuracy": ["which digit (linear probe, accuracy)", "higher"],
+    }),
+    "claim_b.png": ("(b) Variability within a digit is higher in Q1", {
+        "within_class_std_ratio": ["standard deviation within digits that reconstructions keep (1 is all)", "lower"],
+        "latent_within_class_share": ["share of the latents' variance that lies within digits", "lower"],
+    }),
+    "claim_c.png": ("(c) Digits are about as well separated in Q3, or slightly better", {
+        "reading_accuracy": ["reconstructions read rightly by an independent reader", "about the same or higher"],
+        "latent_silhouette": ["silhouette of the latents (1 is far apart)", "about the same or higher"],
+    }),
+    None: ("The reason given for (c): Q3 is more heterogeneous", {
+        "within_class_std_ratio": ["standard deviation within digits that reconstructions keep (1 is all)", "higher"],
+    }),
+}  # fmt: skip
 
 
 def class_means(points: Array, labels: Array) -> Array:
@@ -168,16 +191,15 @@ def pca_code(train_images: Array, images: Array, dimensions: int) -> tuple[Array
 
 
 def measure(
-    dataset: Dataset, codes: dict[str, tuple[Array, Array]], reconstructions: dict[str, Array], seed: int
+    dataset: Dataset, codes: dict[str, tuple[Array, Array]], reconstructions: dict[str, Array], judge: Module, seed: int
 ) -> dict[str, Measures]:
     """Return name -> measure -> value, for name -> (train, test latents) and name -> reconstructed test images, and for
-    the mean image of each one's digit, the best that the digit alone can give.
+    the mean image of each one's digit, the best that the digit alone can give. ``judge`` reads reconstructions.
     """
     train_images, images = dataset.train.inputs.cpu().numpy(), dataset.test.inputs.cpu().numpy()
     train_labels, labels = dataset.train.targets.cpu().numpy(), dataset.test.targets.cpu().numpy()
     train_writing, writing = handwriting(train_images), handwriting(images)
     mean_images = class_means(train_images, train_labels)
-    judge = reader.train_reader(dataset.train.inputs, dataset.train.targets, seed=READER_SEED)
     measures, reconstructions = {}, reconstructions | {"digit's mean image": mean_images[labels].reshape(images.shape)}
     for name, guesses in tqdm(reconstructions.items(), desc="measures", leave=False, disable=None):
         measures[name] = reconstruction_measures(guesses, images, labels, mean_images)
@@ -194,7 +216,7 @@ def in_words(claim: str, panels: dict[str, list[str]], q1: Measures, q3: Measure
     """
     texts = []
     for measure, (words, _) in panels.items():
-        texts.append(f"{' '.join(words.split())} {q1[measure]:.3g} in Q1, {q3[measure]:.3g} in Q3")
+        texts.append(f"{words} {q1[measure]:.3g} in Q1, {q3[measure]:.3g} in Q3")
     return f"{claim}: {'; '.join(texts)}"
 
 

@@ -29,13 +29,15 @@ def fit(
     model: nn.Module, loss_fn: LossFunction, split: Split, held_out: dict[str, Split], *, epochs: int, batch_size: int,
     learning_rate: float, weight_decay: float, seed: int, matrix_learning_rate: float = 0.0,
     transform: Transform | None = None, looks: Collection[int] | None = None,
+    watch: Callable[[int], None] | None = None,
 ) -> list[dict]:  # fmt: skip
     """Train ``model`` in place on ``split`` and return a record for each epoch, or for those in ``looks`` and the last.
 
     AdamW under a one-cycle learning rate that rises to ``learning_rate`` and falls to nearly zero (Smith & Topin
     2018), smaller for wide layers (``_optimisers``), over the parameters that require gradients; with a
     ``matrix_learning_rate``, the weights of linear layers are Muon's under that rate (Jordan et al. 2024). The order of
-    an epoch, and ``transform`` of its inputs if given, draw from generators made of ``seed`` and the epoch's number.
+    an epoch, and ``transform`` of its inputs if given, draw from generators made of ``seed`` and the epoch's number. ``watch``
+    is called with the number of each iteration, from 1, when its step is taken; it must not change the model.
 
     A record holds epoch (0 is before training), step (training iterations so far), learning_rate, train (each metric at
     every step of the epoch) and under each name in ``held_out`` that split's metrics. Raises RunError when the loss is
@@ -59,7 +61,7 @@ def fit(
             model.train()
             progress.set_description(f"epoch {epoch}/{epochs}", refresh=False)
             examples = _examples(split, batch_size, transform, seed, epoch)
-            rate, metrics = _epoch(model, loss_fn, examples, schedules, epoch, steps, progress)
+            rate, metrics = _epoch(model, loss_fn, examples, schedules, epoch, steps, progress, watch)
             history += measured(epoch, rate, metrics)
     return history
 
@@ -73,8 +75,9 @@ def _examples(split: Split, batch_size: int, transform: Transform | None, seed: 
 
 
 def _epoch(
-    model: nn.Module, loss_fn: LossFunction, examples: Iterator, schedules: list, epoch: int, steps: int, progress: tqdm
-) -> tuple[float, dict[str, list[float]]]:
+    model: nn.Module, loss_fn: LossFunction, examples: Iterator, schedules: list, epoch: int, steps: int,
+    progress: tqdm, watch: Callable[[int], None] | None,
+) -> tuple[float, dict[str, list[float]]]:  # fmt: skip
     """Take a step for each batch, and return the last learning rate and each metric at every step."""
     values, rates, looked = [], [], 0
     group = schedules[0].optimizer.param_groups[0]
@@ -88,6 +91,8 @@ def _epoch(
             schedule.optimizer.step()
             schedule.step()
         values.append(torch.stack([loss.detach(), *(value.detach() for value in metrics.values())]))
+        if watch:
+            watch((epoch - 1) * steps + len(values))
         if len(values) % STEPS_PER_LOOK == 0 or len(values) == steps:
             losses = torch.stack(values[looked:])[:, 0].tolist()
             for step, loss in enumerate(losses, looked):

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy
 import pytest
+import torch
 from sklearn.decomposition import PCA
 
-from common import checkpoint, data, download, few_shot, plots, reader, run
+from common import checkpoint, data, download, examples, few_shot, plots, reader, run
 
 TRAIN, TEST = 6_100, 300  # 6,100 leave 1,100 after the 5,000 validation images
 TINY = "--subsets 2 --shots 2 --plain-iterations 40 --iterations 60 --batch-size 10"
@@ -86,9 +87,9 @@ def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(few_shot, "LOOKS", 8)
     patch.setattr(importlib.import_module("q5_transfer"), "SHOTS", (1, 3))
     patch.setattr(reader.train_reader, "__kwdefaults__", {"epochs": 1})
-    q1 = importlib.import_module("q1_autoencoder")
-    patch.setattr(q1, "LATENTS_SHOWN", 100)
-    patch.setattr(q1, "TSNE", lambda random_state: PCA(2))
+    q3 = importlib.import_module("q3_frozen_decoder")
+    patch.setattr(q3, "LATENTS_SHOWN", 100)
+    patch.setattr(q3, "TSNE", lambda random_state: PCA(2))
     patch.setitem(plots.STYLE, "savefig.dpi", 30)
 
 
@@ -136,4 +137,5 @@ def leave_untrained(script, name: str, output_dir: Path, data_dir: Path, **chang
     config = script.Config(output_dir=output_dir, data_dir=data_dir, device="cpu", **changes)
     step, record = run.start(config, name), {"epoch": 1, "step": 1, "test": {}}
     checkpoint.save(step.folder / "model.safetensors", script.build(config), config, record)
+    examples.save(step.folder / examples.NAME, {10: torch.zeros(examples.DIGITS_SHOWN, 1, 28, 28)})
     step.finish("fingerprint", [record], answer=["untrained"], numbers=[], figures={})

@@ -343,3 +343,14 @@ def test_smoothed_loss_of_the_classifier_is_worked_by_hand_and_the_scores_are_no
         assert scores["cross_entropy"].item() == pytest.approx(nats[0].item())
         assert loss.item() == pytest.approx((0.7 * nats[0] + 0.1 * nats.sum()).item())
     assert json.dumps({name: value.item() for name, value in classification_scores(logits, labels).items()})
+
+
+def test_labels_from_scratch_are_read_off_the_logarithmic_axis():
+    frozen = [[0.1, 0.3], [0.5, 0.7], [0.9, 0.9]]  # 60 % with 10 shots
+    assert few_shot.worth((1, 10, 100), {"scratch": [[0.1], [0.4], [0.8]], "frozen": frozen, "x": [[0], [0], [1]]}) == (
+        10, pytest.approx(0.6), pytest.approx(10**1.5),
+        "10 labels per digit with Q1's encoder, frozen, are worth 32 from scratch",
+    )  # fmt: skip
+    for scratch, equal, words in (([0.7, 0.8, 0.9], 0.0, "fewer than 1"), ([0.1] * 3, float("inf"), "more than 100")):
+        *_, labels, sentence = few_shot.worth((1, 10, 100), {"scratch": [[a] for a in scratch], "frozen": frozen})
+        assert labels == equal and f"are worth {words} from" in sentence

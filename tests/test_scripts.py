@@ -9,7 +9,7 @@ import torch
 import q1_autoencoder
 import q2_classifier
 import q3_frozen_decoder
-from common import checkpoint, data, plots, reader, representation, results, run, train
+from common import checkpoint, data, examples, plots, reader, representation, results, run, train
 from common.augment import STRONG_WARP
 from common.models import digest
 from tests import synthetic
@@ -65,6 +65,7 @@ def test_a_script_leaves_one_whole_folder_with_every_file_it_promises(script, ti
     summary = script.main(tiny(script))
     folder = tmp_path / "outputs" / script.__name__
     files = {"config.json", "metrics.jsonl", "model.safetensors", "summary.json", *summary["figures"]}
+    files |= {examples.NAME} if script is q1_autoencoder else set()
     assert {path.name for path in folder.iterdir()} == files
     assert {path.name for path in tmp_path.iterdir()} == {"data", "outputs"}
     assert not list((tmp_path / "outputs").glob(".*"))
@@ -83,16 +84,17 @@ def test_a_script_leaves_one_whole_folder_with_every_file_it_promises(script, ti
 
 
 def test_the_same_seed_gives_the_same_bits_wherever_it_writes(script, tiny, tmp_path, monkeypatch):
-    for plot in ("plot_reconstructions", "plot_bars", "plot_latents", "plot_mistakes"):  # slow, and no part of this
+    for plot in ("plot_images", "plot_claim", "plot_mistakes"):  # slow, and no part of this
         monkeypatch.setattr(plots, plot, lambda *_, **__: None)
-    measures = {name: collections.defaultdict(float) for name in ("Q1", "Q3")}
+    measures = {name: collections.defaultdict(lambda: 0.1) for name in ("Q1", "Q3")}
     monkeypatch.setattr(representation, "measure", lambda *_: measures)
     written = []
     for number in range(2):
         torch.manual_seed(number)  # the global generator must not matter
         script.main(tiny(script))
         folder = tmp_path / "outputs" / script.__name__
-        written.append([(folder / file).read_bytes() for file in ("metrics.jsonl", "model.safetensors")])
+        written.append([(folder / "metrics.jsonl").read_bytes()])
+        written[-1] += [path.read_bytes() for path in sorted(folder.glob("*.safetensors"))]
     assert written[0] == written[1]
 
 
@@ -225,6 +227,24 @@ def test_q3_refuses_an_encoder_that_changed_though_frozen(tiny, monkeypatch):
         q3_frozen_decoder.main(tiny(q3_frozen_decoder, epochs=1))
 
 
+def test_q3_shows_what_q1_drew_at_the_same_iterations(tiny, tmp_path, monkeypatch):
+    frames = {10: torch.full((examples.DIGITS_SHOWN, 1, 28, 28), 0.25)}
+    synthetic.leave_untrained(q1_autoencoder, "q1_autoencoder", tmp_path / "outputs", tmp_path / "data", batch_size=32)
+    shown = {}
+    monkeypatch.setattr(plots, "plot_images", lambda path, caption, groups, *_: shown.setdefault(path.name, groups))
+    monkeypatch.setattr(examples, "load", lambda path: frames if path.parent.name == "q1_autoencoder" else None)
+    q3_frozen_decoder.main(tiny(q3_frozen_decoder))
+    training = shown["training.png"]
+    assert [*training["Q1"]] == [*training["Q3"]] == ["original", "iteration\n10", "the end"]
+    assert torch.equal(training["Q1"]["iteration\n10"], frames[10])
+    images = examples.shown(data.load("mnist", tmp_path / "data").test).inputs
+    for name, folder in (("Q1", "q1_autoencoder"), ("Q3", "q3_frozen_decoder")):
+        model = checkpoint.load(tmp_path / "outputs" / folder / "model.safetensors").model
+        assert torch.allclose(training[name]["the end"], model(images).sigmoid(), atol=1e-5)
+    drawn, end = training["Q3"]["iteration\n10"], training["Q3"]["the end"]
+    assert drawn.shape == end.shape and not torch.allclose(drawn, end, atol=1e-3)
+
+
 def test_encoders_of_different_sizes_are_refused(tiny, tmp_path, data_dir):
     synthetic.leave_untrained(q2_classifier, "q2_classifier", tmp_path / "outputs", data_dir, latent_dim=5)
     with pytest.raises(run.InputError, match=r"'latent_dim': 12.* in Q1, .*'latent_dim': 5.* in Q2"):
@@ -241,7 +261,7 @@ def test_the_wide_decoder_has_four_times_the_weights_and_a_folder_of_its_own(tin
 
 
 def test_one_seeds_claim_is_worded_without_a_verdict():
-    panels = {"explained": ["variance\nexplained", "lower"], "probe": ["linear probe", "higher"]}
+    panels = {"explained": ["variance explained", "lower"], "probe": ["linear probe", "higher"]}
     text = representation.in_words(
         "(x) claim", panels, {"explained": 0.8, "probe": 0.9}, {"explained": 0.3, "probe": 0.99}
     )

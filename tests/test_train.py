@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy
@@ -105,6 +106,21 @@ def test_wide_layers_take_smaller_steps_and_muon_takes_the_weights_of_linear_lay
     assert [*map(id, muon[0].param_groups[0]["params"])] == [id(layer.weight) for layer in layers[3:7]]
     alone = train._optimisers(decoder, 0.01, 0.02, 0.0)[1]  # as in Q3, whose decoder has the optimisers of Q1's
     assert [*map(id, alone.param_groups[0]["params"])] == [id(layer.weight) for layer in layers[5:7]]
+
+
+def test_watch_sees_each_iteration_after_its_step_and_changes_no_bits():
+    watched, alone, seen, weights = Linear(), Linear(), [], []
+
+    def watch(iteration):
+        seen.append(iteration)
+        weights.append(watched.layer.weight.detach().clone())
+        train.apply(watched, DATASET.test.inputs)
+
+    assert fit(watched, watch=watch) == fit(alone)
+    assert seen == [*range(1, 13)]
+    assert torch.equal(watched.layer.weight, alone.layer.weight) and torch.equal(weights[-1], alone.layer.weight)
+    steps = [Linear().layer.weight, *weights]
+    assert all(not torch.equal(before, after) for before, after in itertools.pairwise(steps))
 
 
 def test_looks_are_from_before_training_on_and_change_nothing_in_it():
