@@ -172,8 +172,8 @@ def write(output_dir: Path) -> Path:
         },
         formatted=formatted,
     )
-    _write_whole(output_dir / "seeds.json", json.dumps(pooled, indent=1, allow_nan=False) + "\n")
-    return _write_whole(output_dir / "report.html", text)
+    write_whole(output_dir / "seeds.json", json.dumps(pooled, indent=1, allow_nan=False) + "\n")
+    return write_whole(output_dir / "report.html", text)
 
 
 def _remedy(step: str, output_dir: Path, options: dict[str, Any]) -> str:
@@ -196,7 +196,8 @@ def _section(step: str, first: Result, numbers: list[dict[str, Any]]) -> dict[st
     return {"step": step, "result": first, "images": images, "columns": columns, "rows": rows}
 
 
-def _write_whole(path: Path, text: str) -> Path:
+def write_whole(path: Path, text: str) -> Path:
+    """Write a text to ``path``, whole or not at all, and return the path."""
     beside = path.with_name(f".{path.name}-{os.getpid()}")
     beside.write_text(text, encoding="utf-8")
     return beside.replace(path)
