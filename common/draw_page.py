@@ -86,9 +86,9 @@ def contents(loaded: dict[str, checkpoint.Checkpoint], test: data.Split) -> dict
     reconstructions = tuple(pixels(train.apply(model, test.inputs)) for model in (q1, q3))
     std, mean = torch.std_mean(latents, 0)
     return {
-        "networks": {name: layers for name, (layers, _) in described.items()},
+        "networks": [[name, layers] for name, (layers, _) in described.items()],  # in the order of the weights
         "weights": _base64(torch.cat(weights), "<f2"),
-        "images": shown_images(test, train.apply(q2, test.inputs).softmax(1), reconstructions),
+        "images": list(shown_images(test, train.apply(q2, test.inputs).softmax(1), reconstructions).items()),
         "sliders": torch.stack([mean - SLIDER_STDS * std, mean, mean + SLIDER_STDS * std], 1).tolist(),
     }
 
@@ -116,9 +116,8 @@ def write(output_dir: Path, data_dir: Path = DATA_DIR) -> Path:
     config = loaded["q1_autoencoder"].config
     test = data.load(config["dataset"], data_dir).test
     source = Path(__file__).with_name("draw_page.html").read_text("utf-8")
-    text = Template(source, autoescape=True, trim_blocks=True).render(
-        page=contents(loaded, test), kept=kept(output_dir), config=config
-    )
+    template = Template(source, autoescape=True, trim_blocks=True)
+    text = template.render(page=contents(loaded, test), kept=kept(output_dir), config=config)
     return report.write_whole(output_dir / "draw.html", text)
 
 

@@ -27,9 +27,7 @@ def asked(page: Path, question: str, width: int = 1280) -> Any:
     probed.write_text(f"{page.read_text('utf-8')}<script>{script}</script>", "utf-8")
     frame.write_text(f"<!doctype html><iframe src=probed.html width={width} height=900>", "utf-8")
     with tempfile.TemporaryDirectory() as profile:
-        options = [*OPTIONS, f"--user-data-dir={profile}", f"--window-size={max(width, 600)},950"]
-        done = subprocess.run(
-            [CHROMIUM, *options, frame.as_uri()], capture_output=True, text=True, timeout=120, check=True
-        )
+        command = [CHROMIUM, *OPTIONS, f"--user-data-dir={profile}", f"--window-size={max(width, 600)},950"]
+        done = subprocess.run([*command, frame.as_uri()], capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr
     return json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))

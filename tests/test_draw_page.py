@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from common import checkpoint, data, draw_page, run
 from common.models import Autoencoder, Classifier, Decoder, Encoder, Head, pixels
 from tests.browser import asked, needs_chromium
 
-SIZES = {"report's": {}, "others": {"latent_dim": 5, "channels": (3, 4, 6), "hidden": 20, "hidden_relu": False}}
+SIZES = {"report's": {}, "others": {"latent_dim": 5, "channels": (8, 12, 16), "hidden": 40, "hidden_relu": False}}
 KEPT = {"Q1": {"slant_neighbours_r2": 0.94, "thickness_neighbours_r2": 0.88}}
 KEPT |= {"Q3": {"slant_neighbours_r2": 0.5, "thickness_neighbours_r2": 0.23}}
 SCALE = 16  # pixels of the drawing to one of an image
@@ -88,7 +89,7 @@ def test_networks_of_the_page_answer_as_pytorchs(sizes, tmp_path, data_dir):
 
 def strokes(x: float, y: float, scale: float = 1.0) -> str:
     """Return JavaScript that draws a 4 with a pointer, its corner at (x, y), in pixels of the drawing."""
-    lines = [[(60, 0), (0, 110), (120, 110)], [(90, 40), (90, 200)]]
+    lines = [[(60, 0), (0, 110), (120, 110)], [(96, 20), (96, 200)]]
     points = json.dumps([[(x + scale * a, y + scale * b) for a, b in line] for line in lines])
     return f"""(at('clear').onclick(), at('pen').value = {24 * scale},
     {points}.forEach(line => line.forEach(([x, y], i) => {{
@@ -109,10 +110,10 @@ def test_a_drawing_becomes_the_same_centred_image_wherever_and_however_large_it_
     rows, columns = numpy.nonzero(image)
     assert numpy.ptp(rows) + 1 == 20 and 13 <= numpy.ptp(columns) + 1 <= 15  # 144 by 224 with the pen
     centre = (numpy.indices((28, 28)) + 0.5).reshape(2, -1) @ image.ravel() / image.sum()
-    assert numpy.abs(centre - 14).max() <= 0.5 and image.max() == pytest.approx(1)
-    for other in others:
-        assert numpy.abs(numpy.subtract(other, one)).max() < 0.1  # what is left is the smoothness of the edges
-    assert re.fullmatch(r"\d Q2, [\d.]+ %", answer) and hidden and milliseconds >= 0
+    assert centre.min() >= 14 and centre.max() < 15 and image.max() == pytest.approx(1)
+    for other, tolerance in zip(others, (1e-3, 1e-3, 0.2), strict=True):  # a larger one has finer edges
+        assert numpy.abs(numpy.subtract(other, one)).max() < tolerance
+    assert re.fullmatch(r"\dQ2, [\d.]+ %", answer) and hidden and milliseconds >= 0
 
 
 @needs_chromium
@@ -121,7 +122,7 @@ def test_an_image_as_mnists_comes_back_as_it_was_from_wherever_it_is_drawn(outpu
     box = generator.random((20, 13)) * (generator.random((20, 13)) < 0.5)
     box[[0, -1]] = box[:, [0, -1]] = 0.5  # ink up to the box's edges
     image = numpy.zeros((28, 28))
-    top, left = (round(14 - (numpy.arange(n) + 0.5) @ box.sum(axis) / box.sum()) for axis, n in ((1, 20), (0, 13)))
+    top, left = (math.ceil(14 - (numpy.arange(n) + 0.5) @ box.sum(axis) / box.sum()) for axis, n in ((1, 20), (0, 13)))
     image[top : top + 20, left : left + 13] = box
     corners = [numpy.roll(image, (-top, -left), (0, 1)), numpy.roll(image, (8 - top, 15 - left), (0, 1))]
     drawn = [numpy.kron(corner, numpy.ones((SCALE, SCALE))) for corner in corners]
