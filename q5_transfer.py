@@ -32,7 +32,8 @@ VARIANTS = {f"{start}, plain": (start, "plain", None) for start in ("random froz
 VARIANTS["fine-tuned, augmented"] = ("fine-tuned", "augmented", None)
 SPREAD = "spread labels, augmented"
 VARIANTS[SPREAD] = ("undo", "spread", "both latents")
-# What its start and its labels add, in a shorter training on a seed's first balanced subset: labels by no graph, ...
+# What its start and its labels add, in a shorter training on a seed's first balanced subset: labels by no graph,
+# by no network, by one of them alone, or from scratch.
 SOURCES = ("Q4's answers", "PCA-48", "Q1 latents", "undo latents", "both latents")
 PARTS = {f"labels by {source}": ("undo", "short spread", source) for source in SOURCES}
 PARTS |= {"undo, augmented": ("undo", "augmented", None),
@@ -87,7 +88,7 @@ def figures(folder: Path, outcomes: Outcomes, end: str) -> dict[str, str]:
     panels = {name: outcomes[name] for name in (*FROM_Q4, "fine-tuned, plain", "fine-tuned, augmented")}
     curve = {start: [few_shot.values(outcomes[f"{start}, {shots} per digit"]) for shots in SHOTS] for start in CURVE}
     gaps = [f"{few_shot.gap(of):.1f}" for of in panels.values()]
-    read = [f"{fmean(few_shot.values(outcomes[name])):.1%}" for name in (*panels, "spread labels, augmented")]
+    read = [f"{fmean(few_shot.values(outcomes[name])):.1%}" for name in (*panels, SPREAD)]
     captions = {
         "accuracy.png": "Over-fitting by {} points, augmented {}; fine-tuned {}, augmented {}".format(*gaps) + end,
         "comparison.png": "Scratch {}, augmented {}; fine-tuned {}, augmented {}; spread {}".format(*read) + end,
@@ -118,9 +119,9 @@ def main(config: Config) -> dict:
     for name, epochs in (("spread", config.spread_epochs), ("short spread", config.part_epochs)):
         regimes[name] = augmented._replace(images=epochs * len(dataset.train), batch_size=256)
     loss_fn = partial(loss, config=q4)
-    subsets = few_shot.subsets(dataset.train.targets, q4.shots, q4.subsets, config.seed)
-    labels = label_spreading.compare(dataset.train, encoders, subsets)
-    labels["Q4's answers"] = few_shot.answers(folder_of_q4, "scratch, augmented", dataset.train, subsets)
+    first, *balanced = few_shot.subsets(dataset.train.targets, q4.shots, q4.subsets, config.seed)
+    labels = label_spreading.compare(dataset.train, encoders, balanced)
+    labels["Q4's answers"] = few_shot.answers(folder_of_q4, "scratch, augmented", dataset.train, balanced)
 
     def train_one(variant: str, subset: Subset) -> Outcome:
         start, regime, by = plan[variant]
@@ -131,8 +132,9 @@ def main(config: Config) -> dict:
         history = few_shot.fit(model, loss_fn, examples, few, dataset.test, regimes[regime], seed, curve)
         return few_shot.measured(step.folder, variant, subset, model, history, loss_fn, dataset, config, averaged)
 
-    plan, jobs = VARIANTS | PARTS, [(variant, subset) for variant in VARIANTS for subset in subsets[variant == SPREAD :]]
-    jobs += [(variant, subsets[1]) for variant in PARTS]
+    plan, jobs = VARIANTS | PARTS, [(variant, subset) for variant in VARIANTS for subset in balanced]
+    jobs += [(variant, first) for variant in VARIANTS if variant != SPREAD]
+    jobs += [(variant, balanced[0]) for variant in PARTS]
     for (start, regime), shots in itertools.product(CURVE.items(), SHOTS):
         plan[f"{start}, {shots} per digit"] = (start, regime, None)
         larger = few_shot.subsets(dataset.train.targets, shots, q4.subsets, config.seed)[1:]
@@ -144,7 +146,7 @@ def main(config: Config) -> dict:
     answer.append("one seed shares one encoder and has no interval: outputs/reference/report.html has those over seeds")
     numbers = few_shot.numbers(outcomes, (*VARIANTS, *PARTS))
     for by, of in labels.items():
-        right = [label_spreading.share_right(of[subset.name], subset, dataset.train) for subset in subsets[1:]]
+        right = [label_spreading.share_right(of[subset.name], subset, dataset.train) for subset in balanced]
         answer.append(f"labels by {by}: {fmean(right):.2%} right")
         numbers += run.numbers(f"labels by {by}", {"accuracy": right}, "unlabelled")
     fits, texts = few_shot.records(outcomes), figures(step.folder, outcomes, f" (seed {config.seed})")

@@ -1,4 +1,4 @@
-"""Run every question and write the report: from nothing to every figure and outputs/report.html.
+"""Run every question: from nothing to every figure, outputs/report.html, and outputs/draw.html to draw a digit on.
 
     python reproduce.py                  # about 6 minutes on 2 CPU cores
     python reproduce.py --seeds 0 1 2    # everything for three seeds; the report then says mean and standard deviation
@@ -223,13 +223,24 @@ def run_all(jobs: list[Job], config: Config, engine: Any, fingerprint: str) -> d
 
 
 def prepare(config: Config) -> str:
-    """Fetch the data if need be, in a process of its own, as that may load PyTorch; return their fingerprint."""
-    line = [sys.executable, "-m", "common.download", "--dataset", config.dataset]
-    line += ["--data-dir", str(config.data_dir.resolve())]
-    fetched = subprocess.run(line, cwd=results.REPOSITORY, stdout=subprocess.PIPE)
-    if fetched.returncode:
-        sys.exit(max(1, fetched.returncode))
+    """Fetch the data if need be; return their fingerprint."""
+    beside("common.download", "--dataset", config.dataset, "--data-dir", str(config.data_dir.resolve()))
     return download.fingerprint(download.prepare(config.dataset, config.data_dir)[0])
+
+
+def draw(config: Config) -> str:
+    """Write the page on which one draws a digit; return what is said of it."""
+    folders = ("--output-dir", str(config.output_dir.resolve()), "--data-dir", str(config.data_dir.resolve()))
+    return beside("common.draw_page", *folders)
+
+
+def beside(module: str, *options: str) -> str:
+    """Run a module in a process of its own, as it may load PyTorch; return what it prints, or end with its code."""
+    line = [sys.executable, "-m", module, *options]
+    done = subprocess.run(line, cwd=results.REPOSITORY, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(max(1, done.returncode))
+    return done.stdout.strip()
 
 
 def start_engine(config: Config) -> Any:
@@ -244,7 +255,7 @@ def start_engine(config: Config) -> Any:
 
 
 def main(config: Config) -> None:
-    """Run every step of every seed that is not current, write the report, compare."""
+    """Run every step of every seed that is not current, write the pages, compare."""
     started = time.perf_counter()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no step outlives this process
     fingerprint = prepare(config)
@@ -264,7 +275,8 @@ def main(config: Config) -> None:
     if failed:
         sys.exit(max(1, next(iter(failed.values())).code))
     path = report.write(config.output_dir)
-    print(f"{(time.perf_counter() - started) / 60:.1f} minutes; report: {path}")
+    print(f"{(time.perf_counter() - started) / 60:.1f} minutes; report: {path}", flush=True)
+    print(draw(config))
     if config.check:
         check.main(check.Config(output_dir=config.output_dir))
 

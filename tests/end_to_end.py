@@ -17,7 +17,7 @@ import torch
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from common import checkpoint, data, report, results  # noqa: E402
+from common import checkpoint, data, draw_page, report, results  # noqa: E402
 from common.models import digest  # noqa: E402
 from reproduce import STEPS  # noqa: E402
 
@@ -87,6 +87,7 @@ def main(folder: Path) -> None:
     assert gain > 0.1, f"Q1's encoder is hardly better than a random one: {gain}"
     text = report.write(outputs).read_text("utf-8")
     assert text.count("data:image/png") == sum(len(list((outputs / step.folder).glob("*.png"))) for step in STEPS)
+    assert draw_page.write(outputs, data_dir).stat().st_size < 2.5e6
     print("end to end: every promise holds")
 
 

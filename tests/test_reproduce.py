@@ -34,6 +34,7 @@ class Pretended:
         monkeypatch.setattr(results, "git_commit", lambda: None)
         monkeypatch.setattr(results, "code_sha256", functools.cache(results.code_sha256))
         monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
+        monkeypatch.setattr(reproduce, "beside", lambda module, *options: f"{module} {' '.join(options)}")
         monkeypatch.setattr(reproduce, "wait", self.wait)
 
     def finish(self, config, name, needs=()):
@@ -84,7 +85,10 @@ def go(tmp_path, monkeypatch):
 
 def test_runs_everything_once_then_nothing_then_everything_if_forced(go, capsys):
     assert go() == IN_ORDER and sorted(IN_ORDER) == sorted(ALL) == sorted(report.STEPS)
-    assert re.search(r"\[7/7\] q3_frozen_decoder, seed 0: \d+ s; answer\n", capsys.readouterr().out) and go.stopped
+    printed = capsys.readouterr().out
+    assert re.search(r"\[7/7\] q3_frozen_decoder, seed 0: \d+ s; answer\n", printed) and go.stopped
+    folders = f"--output-dir {go.outputs} --data-dir {run.DATA_DIR}"
+    assert printed.endswith(f"report: {go.outputs / 'report.html'}\ncommon.draw_page {folders}\n")
     assert go() == [] and capsys.readouterr().out.count("finished and unchanged") == 7
     assert go(force=True) == IN_ORDER
     assert go(seeds=(0, 2)) == [(name, 2) for name in IN_ORDER]
