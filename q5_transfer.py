@@ -30,10 +30,8 @@ from common.models import Classifier, Encoder, Head, frozen
 # Variant -> where the encoder starts from, the regime, and which labels if not only the given ones. Q4's are in it too.
 VARIANTS = {f"{start}, plain": (start, "plain", None) for start in ("random frozen", "frozen", "fine-tuned")}
 VARIANTS["fine-tuned, augmented"] = ("fine-tuned", "augmented", None)
-SPREAD = "spread labels, augmented"
-VARIANTS[SPREAD] = ("undo", "spread", "both latents")
-# What its start and its labels add, in a shorter training on a seed's first balanced subset: labels by no graph,
-# by no network, by one of them alone, or from scratch.
+VARIANTS[SPREAD := "spread labels, augmented"] = ("undo", "spread", "both latents")
+# What its start and its labels add, in a shorter training on a seed's first balanced subset.
 SOURCES = ("Q4's answers", "PCA-48", "Q1 latents", "undo latents", "both latents")
 PARTS = {f"labels by {source}": ("undo", "short spread", source) for source in SOURCES}
 PARTS |= {"undo, augmented": ("undo", "augmented", None),
@@ -61,7 +59,7 @@ class Config(run.Options):  # which images are labelled, and how long they are s
     spread_epochs: int = 5
     """Passes over the 55,000 training images with spread labels, 256 images per iteration."""
     part_epochs: int = 2
-    """Passes likewise, where it is only asked what start and labels add."""
+    """Passes where it is only asked what start and labels add."""
 
 
 def build(start: str, subset: Subset, encoders: dict[str, Encoder]) -> Classifier:
@@ -133,8 +131,7 @@ def main(config: Config) -> dict:
         return few_shot.measured(step.folder, variant, subset, model, history, loss_fn, dataset, config, averaged)
 
     plan, jobs = VARIANTS | PARTS, [(variant, subset) for variant in VARIANTS for subset in balanced]
-    jobs += [(variant, first) for variant in VARIANTS if variant != SPREAD]
-    jobs += [(variant, balanced[0]) for variant in PARTS]
+    jobs += [(variant, first) for variant in VARIANTS if variant != SPREAD] + [(part, balanced[0]) for part in PARTS]
     for (start, regime), shots in itertools.product(CURVE.items(), SHOTS):
         plan[f"{start}, {shots} per digit"] = (start, regime, None)
         larger = few_shot.subsets(dataset.train.targets, shots, q4.subsets, config.seed)[1:]

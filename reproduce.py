@@ -274,9 +274,9 @@ def main(config: Config) -> None:
         print(f"error: {killed}" if ended.code < 0 else ended.said.strip(), file=sys.stderr)
     if failed:
         sys.exit(max(1, next(iter(failed.values())).code))
+    page = draw(config)  # first, as the report says where it is
     path = report.write(config.output_dir)
-    print(f"{(time.perf_counter() - started) / 60:.1f} minutes; report: {path}", flush=True)
-    print(draw(config))
+    print(f"{(time.perf_counter() - started) / 60:.1f} minutes; report: {path}", page, sep="\n", flush=True)
     if config.check:
         check.main(check.Config(output_dir=config.output_dir))
 

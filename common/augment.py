@@ -68,7 +68,7 @@ def thicken(images: Tensor, generator: torch.Generator, *, thicker: float = 0.7,
 
 
 def warp_and_thicken(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return copies of ``images`` (B, 1, S, S), warped strongly and with other strokes: what few images are shown as."""
+    """Return copies of ``images`` (B, 1, S, S), warped strongly and with other strokes, as few images are shown."""
     return thicken(STRONG_WARP(images, generator), generator)
 
 

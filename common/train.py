@@ -36,8 +36,8 @@ def fit(
     AdamW under a one-cycle learning rate that rises to ``learning_rate`` and falls to nearly zero (Smith & Topin
     2018), smaller for wide layers (``_optimisers``), over the parameters that require gradients; with a
     ``matrix_learning_rate``, the weights of linear layers are Muon's under that rate (Jordan et al. 2024). The order of
-    an epoch, and ``transform`` of its inputs if given, draw from generators made of ``seed`` and the epoch's number. ``watch``
-    is called with the number of each iteration, from 1, when its step is taken; it must not change the model.
+    an epoch, and ``transform`` of its inputs if given, draw from generators made of ``seed`` and the epoch's number.
+    ``watch`` is called with the number of each iteration, from 1, when its step is taken; it must not change the model.
 
     A record holds epoch (0 is before training), step (training iterations so far), learning_rate, train (each metric at
     every step of the epoch) and under each name in ``held_out`` that split's metrics. Raises RunError when the loss is

@@ -27,11 +27,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import q2_classifier  # noqa: E402
-from common import few_shot, results, run, train  # noqa: E402
-from common.augment import Averaged  # noqa: E402
+import q2_classifier
+from common import few_shot, results, run, train
+from common.augment import Averaged
 from common.losses import classification_scores
-from common.models import Decoder, Encoder  # noqa: E402
+from common.models import Decoder, Encoder
 
 SEEDS = (101, 102, 103)
 Q2_SEEDS = (101, 102, 103, 104, 105)  # differences there are of a few images
@@ -63,10 +63,19 @@ ROWS = {
     "Q1: the autoencoder": [
         Row("batch 256, 9 epochs", "q1_autoencoder", Q1_LONGER),
         Row("batch 128, 7 epochs", "q1_autoencoder", Q1_AS_BEFORE),
-        Row("the first, rates 1.4 times as high", "q1_autoencoder", Q1_LONGER | {"learning_rate": 0.014, "matrix_learning_rate": 0.028}),
+        Row(
+            "the first, rates 1.4 times as high",
+            "q1_autoencoder",
+            Q1_LONGER | {"learning_rate": 0.014, "matrix_learning_rate": 0.028},
+        ),
         Row("the first, AdamW alone", "q1_autoencoder", Q1_LONGER | {"matrix_learning_rate": 0.0}),
         Row("the first, no ReLU between the linear layers", "q1_autoencoder", Q1_LONGER | {"hidden_relu": False}),
-        Row("the first, 16 latents, hidden layer 55 (162,000 weights)", "q1_autoencoder", Q1_LONGER | {"latent_dim": 16}, NARROW),
+        Row(
+            "the first, 16 latents, hidden layer 55 (162,000 weights)",
+            "q1_autoencoder",
+            Q1_LONGER | {"latent_dim": 16},
+            NARROW,
+        ),
     ],
     "Q2: the classifier": [
         Row("batch 256, peak rate 0.005, 10 epochs", "q2_classifier", Q2_AS_BEFORE, seeds=Q2_SEEDS),

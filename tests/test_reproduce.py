@@ -125,7 +125,9 @@ def test_what_changed_runs_again_and_what_is_built_on_it_if_its_bits_are_others(
     (go.outputs / "q2_classifier" / "model.safetensors").write_text("damaged")
     assert go() == (["q2_classifier", "q3_frozen_decoder"] if bits else ["q2_classifier"])
     code = results.code_sha256
-    go.patch.setattr(results, "code_sha256", lambda path: code(path) + ("edited" if "q4" in path.name else ""))
+    go.patch.setattr(
+        results, "code_sha256", lambda path, **options: code(path, **options) + ("edited" if "q4" in path.name else "")
+    )
     assert go() == (["q4_few_shot", "q5_transfer"] if bits else ["q4_few_shot"])
     options = ["--output-dir", str(go.outputs), "--device", "cpu", "--epochs", "9"]
     go.run("q3_frozen_decoder.py", options)  # by hand
