@@ -200,7 +200,7 @@ def test_images_on_offer_are_first_most_different_and_most_surely_misread():
     first, different, misread = draw_page.shown_images(test, probabilities, reconstructions).values()
     coded = [base64.b64encode((255 * image).round().byte().numpy().tobytes()).decode() for image in test.inputs]
     assert [entry["pixels"] for entry in first] == coded[:10] and [entry["label"] for entry in first] == list(range(10))
-    assert [coded.index(entry["pixels"]) for entry in different][2:4] == [12, 23] and len(different) == 10
+    assert [coded.index(entry["pixels"]) for entry in different][1:4] == [1, 12, 23] and len(different) == 10
     assert [coded.index(entry["pixels"]) for entry in misread] == [31, 17]
 
 
