@@ -174,13 +174,13 @@ def test_sliders_test_images_and_walk_show_what_the_decoders_make_of_them(output
 @pytest.mark.parametrize("width", [360, 1280])
 def test_page_fits_a_window_and_asks_for_nothing_outside(width, outputs, data_dir):
     path = draw_page.write(outputs, data_dir)
-    assert not re.search(r"https?:|<link|@import|url\(|src=|fetch\(", path.read_text("utf-8"))
-    question = """(root => [innerWidth, root.scrollWidth, performance.getEntriesByType("resource").length,
+    assert "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'\"" in path.read_text("utf-8")
+    question = """(root => [innerWidth, root.scrollWidth,  // a request would be refused, and the console say so
         [...document.querySelectorAll("canvas")].filter(canvas => canvas.getBoundingClientRect().width < 10).length,
         getComputedStyle(pad).touchAction, root.scrollHeight,
         (document.querySelector("#rows button").click(), root.scrollHeight)])(document.documentElement)"""
-    inner, scrolled, requests, hidden, touch, height, drawn_height = asked(path, question, width)
-    assert inner == width and scrolled <= width and not requests and not hidden and touch == "none"
+    inner, scrolled, hidden, touch, height, drawn_height = asked(path, question, width)
+    assert inner == width and scrolled <= width and not hidden and touch == "none"
     assert height == drawn_height, "the page is to stay where it is while one draws"
 
 
@@ -200,7 +200,7 @@ def test_images_on_offer_are_first_most_different_and_most_surely_misread():
     first, different, misread = draw_page.shown_images(test, probabilities, reconstructions).values()
     coded = [base64.b64encode((255 * image).round().byte().numpy().tobytes()).decode() for image in test.inputs]
     assert [entry["pixels"] for entry in first] == coded[:10] and [entry["label"] for entry in first] == list(range(10))
-    assert [coded.index(entry["pixels"]) for entry in different][2:4] == [12, 23] and len(different) == 10
+    assert [coded.index(entry["pixels"]) for entry in different][1:4] == [1, 12, 23] and len(different) == 10
     assert [coded.index(entry["pixels"]) for entry in misread] == [31, 17]
 
 
