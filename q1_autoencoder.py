@@ -73,15 +73,18 @@ def figures(
     levels = {name: representation.errors(of, test.inputs.cpu().numpy())["mse"] for name, of in baselines.items()}
     pca, digits = next(iter(baselines)), data.first_of_each_digit(test.targets)
     shown, end = test.inputs[digits], f"test MSE {history[-1]['test']['mse']:.4f} (seed {config.seed})"
-    warped = STRONG_WARP(shown, run.generator(config.seed, "warps shown", shown.device))
     if config.undo:
+        warped = STRONG_WARP(shown, run.generator(config.seed, "warps shown", shown.device))
+        latents = train.apply(model.encoder, test.inputs)
+        nearest = torch.cdist(latents[digits], latents).topk(2, largest=False).indices[:, 1]  # the first is the image
         captions = {
             "loss.png": f"Q1 that undoes warps: {end} on images without a warp. Training images are warped anew every"
             " epoch, validation and test images are not, and nothing is to be undone there: the curves need not agree",
-            "reconstructions.png": "Q1 that undoes warps: from a warped image to the unwarped one, by"
-            f" {config.latent_dim} numbers (seed {config.seed}). The first test image of each digit",
+            "reconstructions.png": "Undoing: from a warped image to the unwarped one; and the image with the nearest"
+            f" latents (seed {config.seed}). The first test image of each digit",
         }
-        rows = {"original": shown, "warped input": warped, "output": examples.reconstruct(model, warped)}
+        rows = {"plain": shown, "augmented:\nwarped": warped, "undo:\noutput": examples.reconstruct(model, warped)}
+        rows["spread:\nnearest"] = test.inputs[nearest]
     else:
         captions = {
             "loss.png": f"Q1: {end}, where {config.latent_dim} principal components leave {levels[pca]:.4f}. Beside"

@@ -86,19 +86,17 @@ def figures(folder: Path, config: Config, outcomes: Outcomes, frames: examples.F
     count, seed = f"{10 * config.shots} labelled images", f"seed {config.seed}"
     classifiers = {variant: outcomes[variant] for variant in ("scratch, plain", "scratch, augmented")}
     gaps, read = zip(*((few_shot.gap(of), fmean(few_shot.values(of))) for of in classifiers.values()), strict=True)
-    autoencoder = outcomes["autoencoder"]
-    strip, lowest = examples.overfitting(frames, autoencoder["subset 1"].history, shown)
+    strip, lowest = examples.overfitting(frames, outcomes["autoencoder"]["subset 1"].history, shown)
     captions = {
-        "classifier.png": f"Q4 from scratch on {count}: over-fitting by {gaps[0]:.1f} points of accuracy, with"
-        f" augmentation by {gaps[1]:.1f} ({seed})",
+        "classifier.png": f"Q4 on {count}: over-fitting by {gaps[0]:.1f} points, augmented {gaps[1]:.1f} ({seed})",
         "comparison.png": f"Q4: {count} from scratch are worth {read[0]:.1%}, with augmentation {read[1]:.1%} ({seed})",
-        "autoencoder_loss.png": f"Q4, {few_shot.overfitting('autoencoder', autoencoder, 'mse')} ({seed})",
+        "autoencoder_loss.png": f"Q4, {few_shot.overfitting('autoencoder', outcomes['autoencoder'], 'mse')} ({seed})",
         "reconstructions.png": f"Q4: images never seen come back best at iteration {lowest:,} (subset 1, {seed})",
     }
     paths = [(folder / name, caption) for name, caption in captions.items()]
     plots.plot_few_shot_curves(*paths[0], classifiers, "cross_entropy", "accuracy")
     plots.plot_dots(*paths[1], outcomes, *PIXEL_CLASSIFIERS, *classifiers)
-    plots.plot_few_shot_curves(*paths[2], {"autoencoder": autoencoder}, "bce")
+    plots.plot_few_shot_curves(*paths[2], {"autoencoder": outcomes["autoencoder"]}, "bce")
     plots.plot_images(*paths[3], strip)
     return captions
 

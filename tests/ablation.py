@@ -187,7 +187,10 @@ def table(rows: list[Row], runs: dict[tuple[str, int], list[dict[str, float]]]) 
             continue
         names = list(fits[0])
         if not lines:
-            lines = ["| | " + " | ".join([*(WORDS[name] for name in names), "n"]) + " |", "|---" * (len(names) + 2) + "|"]
+            lines = [
+                "| | " + " | ".join([*(WORDS[name] for name in names), "n"]) + " |",
+                "|---" * (len(names) + 2) + "|",
+            ]
         cells = [spread([fit[name] for fit in fits], name) for name in names]
         lines.append("| " + " | ".join([row.name, *cells, str(len(fits))]) + " |")
     return lines

@@ -188,15 +188,12 @@ def test_q4_then_q5_keep_their_promises(folders, capsys, monkeypatch):
         return fit(model, *others)
 
     monkeypatch.setattr(few_shot, "fit", watched)
-    q5 = q5_transfer.main(
-        q5_transfer.Config(**folders, spread_epochs=1, part_epochs=1, learning_rate=0.003, weight_decay=0.2)
-    )
+    q5 = q5_transfer.main(q5_transfer.Config(**folders, spread_epochs=1, learning_rate=0.003, weight_decay=0.2))
     defaults = q4_few_shot.Config()
     assert settings == {
         (0.003, 0.2, False): 9 + 8,  # 3 starts on 3 subsets, and the curve of 2 starts on 2 subsets of 2 sizes
-        (0.003, 0.2, True): 3 + 1,
         (defaults.plain_learning_rate, defaults.plain_weight_decay, False): 4,  # the curve from scratch
-        (defaults.learning_rate, defaults.weight_decay, True): 2 + 6,  # on spread labels
+        (defaults.learning_rate, defaults.weight_decay, True): 3 + 1 + 2 + 5,  # on spread labels 2 and 5
     }
     folder = folders["output_dir"] / "q5_transfer"
     assert capsys.readouterr().out.splitlines() == [*q5["answer"], f"figures and numbers: {folder}"]
