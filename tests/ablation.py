@@ -3,7 +3,7 @@
     python tests/ablation.py    # about an hour on 2 CPU cores; the same command goes on where it was stopped
 
 A row is a script's own ``main`` with other options or constants, ended once it has trained and measured on validation
-images. Seeds are none of those that are reported; no test image is looked at. A run is a line of ablation.jsonl.
+images. Seeds are none of those that are reported, no number is of a test image. A run is a line of ablation.jsonl.
 """
 
 import contextlib
@@ -188,7 +188,7 @@ def table(rows: list[Row], runs: dict[tuple[str, int], list[dict[str, float]]]) 
         names = list(fits[0])
         if not lines:
             lines = [
-                "| | " + " | ".join([*(WORDS[name] for name in names), "n"]) + " |",
+                "| | " + " | ".join([*(WORDS.get(name, name) for name in names), "n"]) + " |",
                 "|---" * (len(names) + 2) + "|",
             ]
         cells = [spread([fit[name] for fit in fits], name) for name in names]
@@ -202,13 +202,8 @@ def spread(values: list[float], name: str) -> str:
     return f"{scale * statistics.fmean(values):.{digits}f}{deviation}{unit}"
 
 
-def task(row: Row, seed: int, config: Config) -> list[dict[str, float]]:
-    torch.set_num_threads(1)
-    return measure(row, seed, config)
-
-
 def main(config: Config) -> None:
-    """Do the runs that are missing, side by side, and write the page after each."""
+    """Do the runs that are missing, side by side, then write the page."""
     log = config.output_dir / "ablation.jsonl"
     config.output_dir.mkdir(parents=True, exist_ok=True)
     runs = {}
@@ -218,10 +213,11 @@ def main(config: Config) -> None:
     missing = [(row, seed) for rows in ROWS.values() for row in rows for seed in row.seeds]
     missing = [(row, seed) for row, seed in missing if (row.name, seed) not in runs]
     context = multiprocessing.get_context("spawn")  # a run's patches and its threads are its own
-    with ProcessPoolExecutor(config.workers, context, max_tasks_per_child=1) as pool:
+    alone = {"initializer": torch.set_num_threads, "initargs": (1,), "max_tasks_per_child": 1}
+    with ProcessPoolExecutor(config.workers, context, **alone) as pool:
         seeds = {seed for row, seed in missing if row.script == "q5_transfer"}
         list(pool.map(prepare, seeds, [config] * len(seeds)))
-        futures = {pool.submit(task, row, seed, config): (row, seed) for row, seed in missing}
+        futures = {pool.submit(measure, row, seed, config): (row, seed) for row, seed in missing}
         for future in tqdm(as_completed(futures), total=len(futures), disable=None):
             row, seed = futures[future]
             runs[row.name, seed] = future.result()
