@@ -1,6 +1,6 @@
 """Run every question: from nothing to every figure, outputs/report.html, and outputs/draw.html to draw a digit on.
 
-    python reproduce.py                  # about 6 minutes on 2 CPU cores
+    python reproduce.py                  # about 8 minutes on 2 CPU cores
     python reproduce.py --seeds 0 1 2    # everything for three seeds; the report then says mean and standard deviation
     python reproduce.py --check          # afterwards compare with the published run in outputs/reference/
     python reproduce.py --scheduler tcp://host:8786 --seeds 0 1 2    # on the machines of a Dask cluster
@@ -40,13 +40,13 @@ class Step(NamedTuple):
 
 
 STEPS = (
-    Step("q1_autoencoder", "q1_autoencoder.py", (), (), 90),
+    Step("q1_autoencoder", "q1_autoencoder.py", (), (), 105),
     Step("q1_undo", "q1_autoencoder.py", ("--undo",), (), 55),
     Step("q2_classifier", "q2_classifier.py", (), (), 65),
-    Step("q2_plain", "q2_classifier.py", ("--plain",), (), 40),
-    Step("q3_frozen_decoder", "q3_frozen_decoder.py", (), ("q1_autoencoder", "q2_classifier", "q2_plain"), 190),
-    Step("q4_few_shot", "q4_few_shot.py", (), (), 65),
-    Step("q5_transfer", "q5_transfer.py", (), ("q1_autoencoder", "q1_undo", "q4_few_shot"), 245),
+    Step("q2_plain", "q2_classifier.py", ("--plain",), (), 45),
+    Step("q3_frozen_decoder", "q3_frozen_decoder.py", (), ("q1_autoencoder", "q2_classifier", "q2_plain"), 200),
+    Step("q4_few_shot", "q4_few_shot.py", (), (), 100),
+    Step("q5_transfer", "q5_transfer.py", (), ("q1_autoencoder", "q1_undo", "q4_few_shot"), 295),
 )
 TICK = 0.5  # seconds from one look at the running steps to the next
 
@@ -274,8 +274,10 @@ def main(config: Config) -> None:
         print(f"error: {killed}" if ended.code < 0 else ended.said.strip(), file=sys.stderr)
     if failed:
         sys.exit(max(1, next(iter(failed.values())).code))
-    page = draw(config)  # first, as the report says where it is
-    path = report.write(config.output_dir)
+    try:
+        page = draw(config)  # first, as the report says where it is
+    finally:
+        path = report.write(config.output_dir)
     print(f"{(time.perf_counter() - started) / 60:.1f} minutes; report: {path}", page, sep="\n", flush=True)
     if config.check:
         check.main(check.Config(output_dir=config.output_dir))

@@ -3,7 +3,8 @@
     python tests/ablation.py    # about an hour on 2 CPU cores; the same command goes on where it was stopped
 
 A row is a script's own ``main`` with other options or constants, ended once it has trained and measured on validation
-images. Seeds are none of those that are reported, no number is of a test image. A run is a line of ablation.jsonl.
+images. Seeds are none of those that are reported, no number is of a test image. A run is a line of ablation.jsonl,
+and is made again by other code.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import dataclasses
 import importlib
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -48,41 +50,34 @@ class Row(NamedTuple):
     seeds: tuple[int, ...] = SEEDS
 
 
-Q1 = {"batch_size": 128, "learning_rate": 0.01, "matrix_learning_rate": 0.02, "epochs": 8}
-Q1_LARGE = {"batch_size": 256, "learning_rate": 0.01, "matrix_learning_rate": 0.02, "epochs": 9}
 NARROW = {f"q1_autoencoder.{part.__name__}": partial(part, hidden=55) for part in (Encoder, Decoder)}
-Q2 = {"batch_size": 256, "learning_rate": 5e-3, "epochs": 10, "label_smoothing": 0.1}
-Q2_SMALL = {"batch_size": 128, "learning_rate": 0.01, "epochs": 12, "label_smoothing": 0.1}
-Q4 = {"iterations": 1_500, "batch_size": 100}
+Q2_SMALL = {"batch_size": 128, "learning_rate": 0.01, "epochs": 12}
 Q4_BEFORE = {"iterations": 1_000, "batch_size": 50}
 AS_WRITTEN = {"common.few_shot.warp_and_thicken": augment.STRONG_WARP}
 AUGMENTED, SPREAD = "scratch, augmented", "spread labels, augmented"
 ROWS = {
-    "Q1: the autoencoder": [
-        Row("as it is: batch 128, 8 epochs, Muon for linear layers", "q1_autoencoder", Q1),
-        Row("7 epochs", "q1_autoencoder", Q1 | {"epochs": 7}),
-        Row("batch 256, 9 epochs", "q1_autoencoder", Q1_LARGE),
-        Row("batch 256, 9 epochs, rates 1.4 times as high", "q1_autoencoder",
-            Q1_LARGE | {"learning_rate": 0.014, "matrix_learning_rate": 0.028}),
-        Row("AdamW alone", "q1_autoencoder", Q1 | {"matrix_learning_rate": 0.0}),
-        Row("no ReLU between the linear layers", "q1_autoencoder", Q1 | {"hidden_relu": False}),
-        Row("16 latents, hidden layer 55: 162,000 weights", "q1_autoencoder", Q1 | {"latent_dim": 16}, NARROW),
+    "Q1, the autoencoder. Targets, on test images: MSE 0.0080, L1 0.0270; with 16 latents MSE 0.0070": [
+        Row("as it is: batch 128, 8 epochs, Muon for linear layers", "q1_autoencoder"),
+        Row("batch 256, 9 epochs", "q1_autoencoder", {"batch_size": 256, "epochs": 9}),
+        Row("AdamW alone", "q1_autoencoder", {"matrix_learning_rate": 0.0}),
+        Row("no ReLU between the linear layers", "q1_autoencoder", {"hidden_relu": False}),
+        Row("16 latents, hidden layer 55: 162,000 weights", "q1_autoencoder", {"latent_dim": 16}, NARROW),
     ],
-    "Q2: the classifier": [
-        Row("as it is: batch 256, 10 epochs, label smoothing 0.1", "q2_classifier", Q2, seeds=Q2_SEEDS),
-        Row("no label smoothing", "q2_classifier", Q2 | {"label_smoothing": 0.0}, seeds=Q2_SEEDS),
-        Row("batch 128, peak rate 0.01, 12 epochs", "q2_classifier", Q2_SMALL, seeds=Q2_SEEDS),
-        Row("the same, no label smoothing", "q2_classifier", Q2_SMALL | {"label_smoothing": 0.0}, seeds=Q2_SEEDS),
-        Row("as it is, 3 epochs", "q2_classifier", Q2 | {"epochs": 3}),
+    "Q2, the classifier. Targets, on test images: 99.50 %, averaged over warped copies 99.60 %": [
+        Row("as it is: batch 256, 10 epochs, label smoothing 0.1", "q2_classifier", seeds=Q2_SEEDS),
+        Row("no label smoothing", "q2_classifier", {"label_smoothing": 0.0}, seeds=Q2_SEEDS),
+        Row("batch 128, peak rate 0.01, 12 epochs", "q2_classifier", Q2_SMALL),
+        Row("the same, no label smoothing", "q2_classifier", Q2_SMALL | {"label_smoothing": 0.0}),
+        Row("as it is, 3 epochs", "q2_classifier", {"epochs": 3}),
     ],
-    "Q4: 100 labels, from scratch, augmented": [
-        Row("as it is: 1,500 iterations of 100 images, strokes of other thickness", "q4_few_shot", Q4, {}, AUGMENTED),
-        Row("strokes as they are", "q4_few_shot", Q4, AS_WRITTEN, AUGMENTED),
+    "Q4, 100 labels, augmented, from scratch. Target, on test images: 97.0 %": [
+        Row("as it is: 1,500 iterations of 100 images, strokes of other thickness", "q4_few_shot", variant=AUGMENTED),
+        Row("strokes as they are", "q4_few_shot", {}, AS_WRITTEN, AUGMENTED),
         Row("1,000 iterations of 50 images", "q4_few_shot", Q4_BEFORE, {}, AUGMENTED),
         Row("1,000 iterations of 50 images, strokes as they are", "q4_few_shot", Q4_BEFORE, AS_WRITTEN, AUGMENTED),
     ],
-    "Q5: 100 labels, spread": [
-        Row("as it is: 5 epochs", "q5_transfer", {"spread_epochs": 5}, {}, SPREAD, (101, 102)),
+    "Q5, 100 labels, spread. Target, on test images: averaged over warped copies 98.8 %": [
+        Row("as it is: 4 epochs", "q5_transfer", variant=SPREAD, seeds=(101, 102)),
         Row("2 epochs", "q5_transfer", {"spread_epochs": 2}, {}, SPREAD, (101, 102)),
         Row("2 epochs, strokes as they are", "q5_transfer", {"spread_epochs": 2}, AS_WRITTEN, SPREAD, (101, 102)),
     ],
@@ -108,7 +103,7 @@ INTRODUCTION = """# What was tried, and what was chosen by it
 
 Written by `python tests/ablation.py` from runs, each with one thread. Mean ± standard deviation over n fits, on the
 5,000 validation images, with seeds that are not reported (101 to 105); no number is of a test image. Seconds are
-those of one core in training alone."""
+those of one core in training. Targets are of test images, on which README's tables say how far they were reached."""
 UPSTREAM = (("q1_autoencoder", "q1_autoencoder", {}), ("q1_undo", "q1_autoencoder", {"undo": True}),
             ("q4_few_shot", "q4_few_shot", {}))  # fmt: skip
 
@@ -155,7 +150,7 @@ def measure(row: Row, seed: int, config: Config) -> list[dict[str, float]]:
     patches = {"common.train.fit": fit_and_stop}
     if row.variant:
         patches = {"common.few_shot.side_by_side": partial(fits_and_stop, row.variant)}
-        patches["common.few_shot.measured"] = few_shot_validated
+        patches |= {"common.few_shot.measured": few_shot_validated, "common.few_shot.LOOKS": math.inf}  # no curves
     with contextlib.ExitStack() as stack:
         for name, value in (patches | row.constants).items():
             stack.enter_context(mock.patch(name, value))
@@ -173,7 +168,7 @@ def prepare(seed: int, config: Config) -> None:
     folder = config.output_dir / "ablation" / f"seed{seed}"
     for name, script, options in UPSTREAM:
         module = importlib.import_module(script)
-        if results.read_config(folder / name) is None:
+        if (results.read_config(folder / name) or {}).get("numbers_sha256") != results.numbers_sha256():
             with mock.patch.object(module, "figures", lambda *_: {}), contextlib.redirect_stdout(None):
                 module.main(module.Config(seed=seed, output_dir=folder, data_dir=config.data_dir, **options))
 
@@ -206,10 +201,11 @@ def main(config: Config) -> None:
     """Do the runs that are missing, side by side, then write the page."""
     log = config.output_dir / "ablation.jsonl"
     config.output_dir.mkdir(parents=True, exist_ok=True)
-    runs = {}
+    runs, code = {}, results.numbers_sha256()
     for line in log.read_text("utf-8").splitlines() if log.exists() else []:
-        run_of = json.loads(line)
-        runs[run_of["row"], run_of["seed"]] = run_of["fits"]
+        done = json.loads(line)
+        if done["code"] == code:
+            runs[done["row"], done["seed"]] = done["fits"]
     missing = [(row, seed) for rows in ROWS.values() for row in rows for seed in row.seeds]
     missing = [(row, seed) for row, seed in missing if (row.name, seed) not in runs]
     context = multiprocessing.get_context("spawn")  # a run's patches and its threads are its own
@@ -222,7 +218,8 @@ def main(config: Config) -> None:
             row, seed = futures[future]
             runs[row.name, seed] = future.result()
             with log.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"row": row.name, "seed": seed, "fits": runs[row.name, seed]}) + "\n")
+                record = {"row": row.name, "seed": seed, "code": code, "fits": runs[row.name, seed]}
+                lines.write(json.dumps(record) + "\n")
     page = config.output_dir / "ablation.md"
     sections = [[f"## {heading}", "", *table(rows, runs), ""] for heading, rows in ROWS.items()]
     page.write_text("\n".join([INTRODUCTION, "", *itertools.chain(*sections)]), encoding="utf-8")
