@@ -163,6 +163,20 @@ def test_labels_by_every_graph_and_the_share_of_right_ones_without_the_given(dat
     assert label_spreading.share_right(half_right, subsets[1], split) == pytest.approx(expected)
 
 
+def check_labels_by_q4s_answers(folders: dict, share: float) -> None:
+    """Check the share of right labels by hand, and that the given ones are kept."""
+    answers = checkpoint.load(folders["output_dir"] / "q4_few_shot" / "scratch_augmented_subset_1.safetensors").model
+    split = data.load("mnist", folders["data_dir"]).train
+    subset = few_shot.subsets(split.targets, 2, 2, 0)[1]
+    with torch.inference_mode():
+        right = (answers(split.inputs).argmax(1) == split.targets).tolist()
+    unlabelled = set(range(len(split))) - set(subset.indices.tolist())
+    assert share == pytest.approx(sum(right[index] for index in unlabelled) / len(unlabelled))
+    untrue = data.Split(split.inputs, torch.full_like(split.targets, 11))  # as no classifier answers
+    kept = few_shot.answers(folders["output_dir"] / "q4_few_shot", "scratch, augmented", untrue, [subset])["subset 1"]
+    assert torch.nonzero(kept == 11)[:, 0].tolist() == sorted(subset.indices.tolist()), "the given labels stay given"
+
+
 def test_q4_then_q5_keep_their_promises(folders, capsys, monkeypatch):
     q4 = q4_few_shot.main(q4_few_shot.Config(**SETTINGS | folders))
     folder = folders["output_dir"] / "q4_few_shot"
@@ -209,17 +223,7 @@ def test_q4_then_q5_keep_their_promises(folders, capsys, monkeypatch):
     compared = [(entry["after"], entry["before"], entry["measure"]) for entry in q5["paired"]]
     assert compared == [(*names, "accuracy")[:3] for names in q5_transfer.COMPARISONS]
     assert [values(q5)[name, "accuracy"]["n"] for name in q5_transfer.PARTS] == [1] * len(q5_transfer.PARTS)
-    answers = checkpoint.load(folders["output_dir"] / "q4_few_shot" / "scratch_augmented_subset_1.safetensors").model
-    split = data.load("mnist", folders["data_dir"]).train
-    subset = few_shot.subsets(split.targets, 2, 2, 0)[1]
-    with torch.inference_mode():
-        right = (answers(split.inputs).argmax(1) == split.targets).tolist()
-    unlabelled = set(range(len(split))) - set(subset.indices.tolist())
-    share = values(q5, "unlabelled")["labels by Q4's answers", "accuracy"]["values"][0]
-    assert share == pytest.approx(sum(right[index] for index in unlabelled) / len(unlabelled))
-    untrue = data.Split(split.inputs, torch.full_like(split.targets, 11))  # as no classifier answers
-    kept = few_shot.answers(folders["output_dir"] / "q4_few_shot", "scratch, augmented", untrue, [subset])["subset 1"]
-    assert torch.nonzero(kept == 11)[:, 0].tolist() == sorted(subset.indices.tolist()), "the given labels stay given"
+    check_labels_by_q4s_answers(folders, values(q5, "unlabelled")["labels by Q4's answers", "accuracy"]["values"][0])
     upstream = results.read_config(folder)["upstream_sha256"]
     assert set(upstream) == {"q1_autoencoder", "q1_undo", "q4_few_shot"}
     with pytest.raises(run.InputError, match=r"seed: expected 3, .*q4_few_shot has 0"):
