@@ -52,7 +52,7 @@ CURVE, SHOTS = {"scratch": "scratch", "frozen": "plain", "fine-tuned": "plain"},
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):  # which images are labelled, and how long they are shown, is Q4's to say
     learning_rate: float = 2.5e-3
-    """Peak of the one-cycle schedule from a pretrained encoder without augmentation; for all others it is Q4's."""
+    """Peak of the one-cycle schedule from given weights without augmentation; all other fits have Q4's."""
     weight_decay: float = 0.3
     """AdamW's decoupled weight decay, likewise."""
     spread_epochs: int = 4

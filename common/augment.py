@@ -1,4 +1,4 @@
-"""Augmentation on the device: each image of a batch gets an affine and an elastic warp of its own."""
+"""Augmentation on the device: each image of a batch gets a warp, and strokes, of its own."""
 
 import functools
 import math

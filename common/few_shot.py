@@ -65,7 +65,7 @@ def subsets(labels: Tensor, shots: int, count: int, seed: int) -> list[Subset]:
 
 
 def regimes(q4: Any, plain: tuple[float, float], augmented: tuple[float, float]) -> tuple[Regime, Regime]:
-    """Return how to train without augmentation, and with it: each batch is warped anew, strokes too; there are more.
+    """Return how to train without augmentation, and with it: images are changed anew in every batch, for longer.
     Q4's options say how many images are shown, and at a time; learning rate and weight decay are tuned for each start.
     """
     return (

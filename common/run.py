@@ -162,7 +162,7 @@ def generator(seed: int, purpose: str, device: "torch.device | str" = "cpu") -> 
 
 
 def numbers(model: str, metrics: dict[str, Any], split: str, headline: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """Return metrics (name -> one value, or a list) as entries of summary.json; the report opens with ``headline``."""
+    """Return metrics (name -> one value, or a list) as entries of summary.json; ``headline`` are the main ones."""
     entries = []
     for measure, value in metrics.items():
         values = value if isinstance(value, list) else [value]
@@ -187,7 +187,7 @@ class Step:
     def finish(self, fingerprint: str, history: list[dict], **summary: Any) -> dict[str, Any]:
         """Write metrics.jsonl (``history``, a line each), config.json and summary.json, swap the folder in whole, say
         the answer and where the figures are. ``fingerprint`` is the dataset's; ``summary`` holds answer (sentences),
-        numbers (``run.numbers``), figures (titles by file name) and perhaps paired (``few_shot.compared``) and claims.
+        numbers (``run.numbers``), figures (captions by file name) and perhaps paired (``few_shot.compared``) and claims.
         """
         import torch
 
