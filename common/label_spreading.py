@@ -46,8 +46,8 @@ def spread(graph: csr_matrix, indices: NDArray, labels: NDArray) -> NDArray:
 
 def compare(split: Split, encoders: dict[str, nn.Module], subsets: list[Subset]) -> dict[str, dict[str, Tensor]]:
     """Spread each subset's labels over graphs of all images of ``split``: by each encoder's latents, by all of these
-    graphs added up ("both latents") and, as controls, by principal components of the pixels. Return, by name of the graph and
-    of the subset, the labels (N,).
+    graphs added up ("both latents") and, as a control, by principal components of the pixels. Return, by name of the
+    graph and of the subset, the labels (N,).
     """
     pixels, labels = split.inputs.flatten(1).cpu().numpy(), split.targets.cpu().numpy()
     latents = {f"{name} latents": train.apply(model, split.inputs).cpu().numpy() for name, model in encoders.items()}

@@ -187,7 +187,7 @@ class Step:
     def finish(self, fingerprint: str, history: list[dict], **summary: Any) -> dict[str, Any]:
         """Write metrics.jsonl (``history``, a line each), config.json and summary.json, swap the folder in whole, say
         the answer and where the figures are. ``fingerprint`` is the dataset's; ``summary`` holds answer (sentences),
-        numbers (``run.numbers``), figures (captions by file name) and perhaps paired (``few_shot.compared``) and claims.
+        numbers (``run.numbers``), figures (captions by file), perhaps paired (``few_shot.compared``) and claims.
         """
         import torch
 
