@@ -103,7 +103,8 @@ def test_publishing_replaces_the_run_and_readmes_cards_and_leaves_all_else(tmp_p
         tmp_path / "README.md",
     )
     report.write(fresh)
-    (fresh / "q1_undo" / "model.safetensors").touch()
+    for name in ("q1_undo/model.safetensors", "draw.html"):
+        (fresh / name).touch()
     (reference / "q1_undo").mkdir(parents=True)
     for name in ("ablation.md", "q1_undo/gone.png"):
         (reference / name).touch()
@@ -111,7 +112,7 @@ def test_publishing_replaces_the_run_and_readmes_cards_and_leaves_all_else(tmp_p
     check.publish(fresh, reference, readme)
     figures = {f"{step}/{name}.png" for step in report.STEPS for name in FIGURES}
     files = {path.relative_to(reference).as_posix() for path in reference.rglob("*") if path.is_file()}
-    assert files == figures | {"ablation.md", "seeds.json", "report.html"}
+    assert files == figures | {"ablation.md", "seeds.json", "report.html", "draw.html"}
     block = cards.markdown(json.loads((reference / "seeds.json").read_text("utf-8")), "outputs/reference")
     text = readme.read_text("utf-8")
     assert (
@@ -119,3 +120,22 @@ def test_publishing_replaces_the_run_and_readmes_cards_and_leaves_all_else(tmp_p
     )
     check.publish(fresh, reference, readme)
     assert readme.read_text("utf-8") == text and check.compare(fresh, reference)[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"git_commit": f"{'c' * 40}-dirty"}, {"git_commit": None}, {"git_commit": "e" * 40}, {"numbers_sha256": "0"}],
+)
+def test_only_a_run_of_one_clean_commit_and_the_present_code_is_published(change, tmp_path, capsys, monkeypatch):
+    fresh = write_run(tmp_path / "outputs")
+    for step in report.STEPS[: 1 if change.get("git_commit") == "e" * 40 else None]:
+        for seed in range(3):
+            edit(report.seed_folder(fresh, seed) / step / "config.json", **change)
+    report.write(fresh)
+    monkeypatch.setattr(run, "REPOSITORY", tmp_path)  # whose README is not there
+    with pytest.raises(SystemExit) as stop:
+        arguments = ["--output-dir", str(fresh), "--reference", str(tmp_path / "reference"), "--publish"]
+        run.command_line(check.main, check.Config, arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "expected one of a single clean commit" in error and error.count("\n") == 1
+    assert not (tmp_path / "reference").exists()
