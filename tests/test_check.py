@@ -123,19 +123,12 @@ def test_publishing_replaces_the_run_and_readmes_cards_and_leaves_all_else(tmp_p
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"git_commit": f"{'c' * 40}-dirty"}, {"git_commit": None}, {"git_commit": "e" * 40}, {"numbers_sha256": "0"}],
+    ("commits", "code"),
+    [([f"{'c' * 40}-dirty"], CODE), (["unknown"], CODE), (["c" * 40, "e" * 40], CODE), (["c" * 40], "other")],
 )
-def test_only_a_run_of_one_clean_commit_and_the_present_code_is_published(change, tmp_path, capsys, monkeypatch):
-    fresh = write_run(tmp_path / "outputs")
-    for step in report.STEPS[: 1 if change.get("git_commit") == "e" * 40 else None]:
-        for seed in range(3):
-            edit(report.seed_folder(fresh, seed) / step / "config.json", **change)
-    report.write(fresh)
-    monkeypatch.setattr(run, "REPOSITORY", tmp_path)  # whose README is not there
-    with pytest.raises(SystemExit) as stop:
-        arguments = ["--output-dir", str(fresh), "--reference", str(tmp_path / "reference"), "--publish"]
-        run.command_line(check.main, check.Config, arguments)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and "expected one of a single clean commit" in error and error.count("\n") == 1
-    assert not (tmp_path / "reference").exists()
+def test_only_a_run_of_one_clean_commit_and_the_present_code_is_published(commits, code, tmp_path):
+    seeds = {"config": {}, "numbers": [], "git_commit": dict.fromkeys(commits), "numbers_sha256": {code: None}}
+    (tmp_path / "seeds.json").write_text(json.dumps(seeds), encoding="utf-8")
+    with pytest.raises(run.InputError, match=f"of commit {', '.join(commits)}, expected one of") as error:
+        check.publish(tmp_path, tmp_path / "reference", tmp_path / "README.md")
+    assert "\n" not in str(error.value) and [path.name for path in tmp_path.iterdir()] == ["seeds.json"]
