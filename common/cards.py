@@ -69,6 +69,35 @@ CARDS = (
          _claim("fine-tuned, plain", "fine-tuned, plain", "accuracy", "higher", "labelled"), difference=True),
 )  # fmt: skip
 
+# README's tables: what a column shows, by measure; then its rows, of a label, step and model.
+TABLES = (
+    ("", {measure: WORDS[measure] for measure in ("mse", "l1", "within_digit_variance_explained")}, (
+        ("**Q1**, `q1_autoencoder.py`", "q3_frozen_decoder", "Q1"),
+        ("**Q3**, decoder on Q2's frozen encoder, `q3_frozen_decoder.py`", "q3_frozen_decoder", "Q3"),
+        ("Q3 on a Q2 without warps and label smoothing", "q3_frozen_decoder", "Q3 on plain Q2"),
+        ("Q3 on a random frozen encoder", "q3_frozen_decoder", "random encoder"),
+        ("12 principal components", "q3_frozen_decoder", "PCA-12"),
+        ("the digit's mean image", "q3_frozen_decoder", "digit's mean image"),
+        ("the mean image", "q1_autoencoder", "mean image"),
+        ("Q4, autoencoder of 100 images", "q4_few_shot", "autoencoder"),
+        ("12 principal components of the same 100 images", "q4_few_shot", "PCA-12 of the same images"),
+    )),
+    (" | labels", {"accuracy": "test accuracy", "averaged_accuracy": "averaged over warped copies"}, (
+        ("**Q2**, `q2_classifier.py` | 55,000", "q2_classifier", "Q2"),
+        ("3 nearest neighbours on pixels | 55,000", "q2_classifier", "3 nearest neighbours on pixels"),
+        ("logistic regression on pixels | 55,000", "q2_classifier", "logistic regression on pixels"),
+        ("**Q4**, plain, `q4_few_shot.py` | 100", "q4_few_shot", "scratch, plain"),
+        ("Q4, augmented | 100", "q4_few_shot", "scratch, augmented"),
+        ("Q5, a random encoder frozen, plain | 100", "q5_transfer", "random frozen, plain"),
+        ("Q5, Q1's encoder frozen, plain | 100", "q5_transfer", "frozen, plain"),
+        ("**Q5**, Q1's encoder fine-tuned, plain, `q5_transfer.py` | 100", "q5_transfer", "fine-tuned, plain"),
+        ("Q5, Q1's encoder fine-tuned, augmented | 100", "q5_transfer", "fine-tuned, augmented"),
+        ("Q5, spread | 100", "q5_transfer", "spread labels, augmented"),
+        ("nearest neighbour on pixels | 100", "q4_few_shot", "nearest neighbour on pixels"),
+        ("logistic regression on pixels | 100", "q4_few_shot", "logistic regression on pixels"),
+    )),
+)  # fmt: skip
+
 
 def claims(step: str) -> list[dict[str, Any]]:
     """Return the claims about a step that its script does not make, in summary.json's form."""
@@ -103,17 +132,15 @@ def cards(pooled: dict[str, Any]) -> list[dict[str, Any]]:
     numbers, made = {key(number): summarise(number) for number in pooled["numbers"]}, []
     for card in CARDS:
         begins = (f"{card.name} ", f"{card.name}: ")
-        own = [claim for claim in pooled["claims"] if claim["step"] == card.step and claim["claim"].startswith(begins)]
-        if not own:
+        about = [of for of in pooled["claims"] if of["step"] == card.step and of["claim"].startswith(begins)]
+        if not about:
             continue
-        claim, *controls = own
-        step, after, before, split, entry = (
-            *(claim[x] for x in ("step", "after", "before", "split")),
-            claim["compared"][0],
-        )
-        words, against = WORDS[entry["measure"]], formatted(numbers[step, before, entry["measure"], "test"])
+        claim, *controls = about
+        after, before, split = (claim[name] for name in ("after", "before", "split"))
+        entry = claim["compared"][0]
+        words, against = WORDS[entry["measure"]], formatted(numbers[card.step, before, entry["measure"], "test"])
         if not card.difference:
-            number = formatted(numbers[step, after, entry["measure"], split])
+            number = formatted(numbers[card.step, after, entry["measure"], split])
             what = f"{words}, {after}; {before}: {against}"
         else:
             minus = f"{after} minus {before}" if after != before else f"{after}, {split} minus test images"
@@ -124,11 +151,18 @@ def cards(pooled: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def markdown(pooled: dict[str, Any], folder: str) -> str:
-    """Return the cards as a table in Markdown, the figures in ``folder``."""
+    """Return the cards as a table in Markdown, the figures in ``folder``, and ``TABLES`` of what was measured."""
     lines = ["| | the course report says | verdict | measured | |", "|---|---|---|---|---|"]
     for card in cards(pooled):
         figure = f"{folder}/{card['step']}/{card['figure']}"
         verdict = "; ".join([f"**{card['verdict']}**", *card["controls"]])
         cells = (card["name"], card["says"], verdict, f"**{card['number']}** {card['what']}")
         lines.append(f'| {" | ".join(cells)} | [<img src="{figure}" width="120" alt="{card["name"]}">]({figure}) |')
+    numbers = {key(number): formatted(summarise(number)) for number in pooled["numbers"]}
+    for heading, columns, rows in TABLES:
+        head = f"|{heading} | {' | '.join(columns.values())} |"
+        lines += ["", head, "|---" * (head.count("|") - 1) + "|"]
+        for label, step, model in rows:
+            cells = [numbers.get((step, model, measure, "test"), "") for measure in columns]
+            lines += [f"| {label} | {' | '.join(cells)} |"] if any(cells) else []
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """Compare the numbers of a fresh run with those of the published one, and say which were reproduced.
 
 python -m common.check              # seconds; ends with 1 when a number lies outside its tolerance or is missing
-python -m common.check --publish    # instead put the run in the place of the published one, and its cards into README
+python -m common.check --publish    # instead put the run in the place of the published one, and its tables into README
 
 A number may differ from the published one of the same seed by 3 standard deviations of a difference (root 2 of those
 over the published seeds), and by 3 %, 0.3 points or 0.02 (R², ratios); what the one reader of digits reads, whose
@@ -66,7 +66,7 @@ class Config(report.Config):
     reference: Path = run.REPOSITORY / "outputs" / "reference"
     """Folder of the published run, of which seeds.json is read."""
     publish: bool = False
-    """Instead put the run's pages, numbers and figures of seed 0 there, and its cards into README."""
+    """Instead put the run's pages, numbers and figures of seed 0 there, and its tables into README."""
 
 
 def _no_figures(_: str, names: list[str]) -> list[str]:
@@ -74,8 +74,16 @@ def _no_figures(_: str, names: list[str]) -> list[str]:
 
 
 def publish(output_dir: Path, reference: Path, readme: Path) -> None:
-    """Replace the published run, of which steps' folders hold figures only, and the cards between README's marks."""
-    pooled = report.read_json(output_dir / "seeds.json", ("config", "numbers"), "make it with `python reproduce.py`")
+    """Replace the published run, of which steps' folders hold figures only, and what is between README's marks.
+
+    InputError unless the run is of one commit, as committed, and of the code that is there now.
+    """
+    keys, remedy = ("config", "numbers", "git_commit", "numbers_sha256"), "make it with `python reproduce.py`"
+    pooled = report.read_json(output_dir / "seeds.json", keys, remedy)
+    commits = ", ".join(pooled["git_commit"])
+    if not re.fullmatch("[0-9a-f]+", commits) or list(pooled["numbers_sha256"]) != [results.numbers_sha256()]:
+        got = f"{output_dir}: got a run of commit {commits}"
+        raise run.InputError(f"{got}, expected one of a single clean commit and the present code; {remedy}")
     for step in pooled["config"]:
         shutil.rmtree(reference / step, ignore_errors=True)
         shutil.copytree(output_dir / step, reference / step, ignore=_no_figures)

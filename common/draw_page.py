@@ -14,7 +14,7 @@ from jinja2 import Template
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common import checkpoint, data, report, run, train
+from common import cards, checkpoint, data, report, run, train
 from common.download import DATA_DIR
 from common.models import Autoencoder, Classifier, digest, pixels
 
@@ -96,7 +96,7 @@ def contents(loaded: dict[str, checkpoint.Checkpoint], test: data.Split) -> dict
 def kept(output_dir: Path) -> dict[str, Any]:
     """Return what of a handwriting Q1's and Q3's latents tell, R² over the seeds there are, and how many these are."""
     pooled = report.pool(report.read(output_dir))["numbers"]
-    by_key = {report.key(number): report.summarise(number) for number in pooled}
+    by_key = {cards.key(number): cards.summarise(number) for number in pooled}
     try:
         numbers = {
             what: [by_key["q3_frozen_decoder", model, f"{what}_neighbours_r2", "test"] for model in ("Q1", "Q3")]

@@ -103,7 +103,8 @@ def test_publishing_replaces_the_run_and_readmes_cards_and_leaves_all_else(tmp_p
         tmp_path / "README.md",
     )
     report.write(fresh)
-    (fresh / "q1_undo" / "model.safetensors").touch()
+    for name in ("q1_undo/model.safetensors", "draw.html"):
+        (fresh / name).touch()
     (reference / "q1_undo").mkdir(parents=True)
     for name in ("ablation.md", "q1_undo/gone.png"):
         (reference / name).touch()
@@ -111,7 +112,7 @@ def test_publishing_replaces_the_run_and_readmes_cards_and_leaves_all_else(tmp_p
     check.publish(fresh, reference, readme)
     figures = {f"{step}/{name}.png" for step in report.STEPS for name in FIGURES}
     files = {path.relative_to(reference).as_posix() for path in reference.rglob("*") if path.is_file()}
-    assert files == figures | {"ablation.md", "seeds.json", "report.html"}
+    assert files == figures | {"ablation.md", "seeds.json", "report.html", "draw.html"}
     block = cards.markdown(json.loads((reference / "seeds.json").read_text("utf-8")), "outputs/reference")
     text = readme.read_text("utf-8")
     assert (
@@ -119,3 +120,15 @@ def test_publishing_replaces_the_run_and_readmes_cards_and_leaves_all_else(tmp_p
     )
     check.publish(fresh, reference, readme)
     assert readme.read_text("utf-8") == text and check.compare(fresh, reference)[1]
+
+
+@pytest.mark.parametrize(
+    ("commits", "code"),
+    [([f"{'c' * 40}-dirty"], CODE), (["unknown"], CODE), (["c" * 40, "e" * 40], CODE), (["c" * 40], "other")],
+)
+def test_only_a_run_of_one_clean_commit_and_the_present_code_is_published(commits, code, tmp_path):
+    seeds = {"config": {}, "numbers": [], "git_commit": dict.fromkeys(commits), "numbers_sha256": {code: None}}
+    (tmp_path / "seeds.json").write_text(json.dumps(seeds), encoding="utf-8")
+    with pytest.raises(run.InputError, match=f"of commit {', '.join(commits)}, expected one of") as error:
+        check.publish(tmp_path, tmp_path / "reference", tmp_path / "README.md")
+    assert "\n" not in str(error.value) and [path.name for path in tmp_path.iterdir()] == ["seeds.json"]

@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy
@@ -17,10 +16,9 @@ from PIL import Image
 from scipy import stats
 
 from common import cards, check, report, results, run
+from tests.browser import asked, needs_chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-CHROMIUM_OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
-                    "--allow-file-access-from-files", "--virtual-time-budget=20000"]  # fmt: skip
+INTERVAL = r"[+-]\d+\.\d+ \([+-]\d+\.\d+ to [+-]\d+\.\d+\)"
 SCRATCH = [[0.80, 0.82], [0.79, 0.85], [0.81, 0.80]]  # by seed, a value for each labelled subset
 TUNED = [[0.88, 0.87], [0.86, 0.91], [0.90, 0.84]]
 NUMBERS = [  # step, model, measure, split, whether it is a headline, values by seed
@@ -158,9 +156,22 @@ def test_cards_say_the_verdict_one_number_and_the_figure_worked_by_hand(outputs)
     assert f"Over 3 seeds: <b>{of['(a)']['number']}</b>" in caption and caption.endswith("<b>holds</b>.")
 
 
-def test_markdown_cards_are_a_table_with_figures(outputs):
-    lines = cards.markdown(report.pool(report.read(outputs)), "some/where").splitlines()
+def test_markdown_is_a_table_of_the_cards_with_figures_and_two_of_a_number_per_cell(outputs):
+    text, *tables = cards.markdown(report.pool(report.read(outputs)), "some/where").split("\n\n")
+    lines = text.splitlines()
     assert [line.count(" | ") for line in lines] == [4, 0, 4, 4, 4, 4]
+    assert tables[0].splitlines() == [  # of this run's models there is one row
+        "| | MSE per pixel | L1 per pixel | share of the variance within a digit explained |",
+        "|---|---|---|---|",
+        "| the mean image | 0.0673 |  |  |",
+    ]
+    assert tables[1].splitlines() == [
+        "| | labels | test accuracy | averaged over warped copies |",
+        "|---|---|---|---|",
+        "| **Q2**, `q2_classifier.py` | 55,000 | 98.48% ± 0.50 |  |",
+        "| **Q4**, plain, `q4_few_shot.py` | 100 | 81.17% ± 2.14 |  |",
+        "| **Q5**, Q1's encoder fine-tuned, plain, `q5_transfer.py` | 100 | 87.67% ± 2.50 |  |",
+    ]
     image = '[<img src="some/where/q1_autoencoder/reconstructions.png" width="120" alt="Q1">]'
     what = "**holds** | **0.0089 ± 0.0002** MSE per pixel, Q1; PCA-12: 0.0312"
     assert (
@@ -218,6 +229,7 @@ def test_paired_interval_is_students_t_over_the_means_of_the_seeds_and_a_single_
     assert [entry[name] for name in ("mean", "low", "high", "n")] == expected
     page = report.write(outputs).read_text("utf-8")
     assert f">{100 * differences.mean():+.2f} ({100 * low:+.2f} to {100 * high:+.2f}) points<" in page
+    assert re.search(INTERVAL, page) and "over labelled subsets" not in page
     for seed in (1, 2):
         shutil.rmtree(outputs / f"seed{seed}")
     entry = report.pool(report.read(outputs))["paired"][0]
@@ -227,10 +239,9 @@ def test_paired_interval_is_students_t_over_the_means_of_the_seeds_and_a_single_
         1,
     )
     page = report.write(outputs).read_text("utf-8")
-    assert ">one seed: no verdict</span>" in page and "outputs/reference/report.html has those" in page
-    assert f">{100 * differences[0]:+.2f} points<" in page and not re.search(
-        r" ± |\(\+.* to ", page.split("elsewhere")[0]
-    )
+    assert ">one seed: no verdict</span>" in page and "outputs/reference/report.html has those." in page
+    assert f">{100 * differences[0]:+.2f} points<" in page and "deviation over labelled subsets" in page
+    assert not re.search(INTERVAL, page) and set(re.findall('class="verdict (.*?)"', page)) == {"one seed"}
     same = report.interval([0.25, 0.25])
     assert same["low"] == same["mean"] == same["high"] == 0.25
 
@@ -298,11 +309,12 @@ def test_seeds_are_pooled_once_each_and_only_under_the_same_options_code_data_an
         assert pooled_accuracy(outputs, "q2_classifier", "Q2")["values"] == {"0": [0.99], "2": [0.9845]}
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")
+@needs_chromium
 @pytest.mark.parametrize("width", [360, 1280])
 def test_page_fits_a_browser_window_asks_for_nothing_outside_and_opens_a_figure_in_full(width, outputs):
     shutil.rmtree(outputs / "q2_plain")  # so that a long command is shown
-    probe = """<script>addEventListener("load", () => {
+    probe = """(() => {
+        document.querySelectorAll("details").forEach(details => details.open = true)
         const box = element => element.getBoundingClientRect(), images = [...document.images]
         const table = document.querySelector("#verdicts ~ .wide"), first = table.querySelector("tbody th")
         const page = [innerWidth, document.documentElement.scrollWidth,
@@ -311,37 +323,35 @@ def test_page_fits_a_browser_window_asks_for_nothing_outside_and_opens_a_figure_
         table.scrollLeft = 1000
         const sticks = [table.scrollLeft, box(first).left - box(table).left]
         location.hash = "#q1_autoencoder-loss"
-        setTimeout(() => {
-            const figure = document.querySelector("figure:target"), image = figure.querySelector("img")
-            const wide = box(figure).width - document.documentElement.clientWidth
-            const open = [box(figure).top, wide, image.width, getComputedStyle(figure).overflowX]
-            parent.document.title = JSON.stringify([page, sticks, open]) }, 100) })
-        </script></body>"""
-    page = report.write(outputs).read_text("utf-8").replace("<details>", "<details open>").replace("</body>", probe)
-    (outputs / "probed.html").write_text(page, encoding="utf-8")
-    frame = outputs / "frame.html"
-    frame.write_text(f"<!doctype html><iframe src=probed.html width={width} style=border:0>", encoding="utf-8")
-    command = [CHROMIUM, *CHROMIUM_OPTIONS, f"--window-size={max(width, 600)},900", frame.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert "CONSOLE" not in done.stderr, done.stderr
-    page, (scrolled, left), open_figure = json.loads(re.search(r"<title>(.*?)</title>", done.stdout)[1])
+        const figure = document.querySelector("figure:target"), image = figure.querySelector("img")
+        const wide = box(figure).width - document.documentElement.clientWidth
+        return [page, sticks, [box(figure).top, wide, image.width, getComputedStyle(figure).overflowX]]
+    })()"""
+    page, (scrolled, left), open_figure = asked(report.write(outputs), probe, width)
     assert page[0] == width and page[1] <= width and page[2:] == [4 * 6 + 3, 0]  # figures and thumbnails; no request
     assert (scrolled > 0) == (width == 360) and left == 0  # the first column stays
     assert open_figure == [0, 0, 1200, "auto"]
 
 
 def test_readmes_cards_and_numbers_are_those_of_the_published_run():
-    root = Path(__file__).resolve().parents[1]
-    published = json.loads((root / "outputs" / "reference" / "seeds.json").read_text("utf-8"))
-    readme = (root / "README.md").read_text("utf-8")
+    published = json.loads((run.REPOSITORY / "outputs" / "reference" / "seeds.json").read_text("utf-8"))
+    readme = (run.REPOSITORY / "README.md").read_text("utf-8")
     block = check.README_CARDS.search(readme)[0]
     assert block == cards.markdown(published, "outputs/reference") and len(cards.cards(published)) == len(cards.CARDS)
     ours = "".join(line for line in readme.splitlines(True) if "as published" not in line and " et al. 20" not in line)
     quoted = set(re.findall(r"\d+\.\d+%? ± \d+\.\d+", ours))
     assert not quoted - {cards.formatted(cards.summarise(number)) for number in published["numbers"]}
     compared = [*published["paired"], *(entry for claim in published["claims"] for entry in claim["compared"])]
-    intervals = set(re.findall(r"[+-]\d+\.\d+ \([+-]\d+\.\d+ to [+-]\d+\.\d+\)", ours))
+    intervals = set(re.findall(INTERVAL, ours))
     assert not intervals - {cards.difference(entry).removesuffix(" points") for entry in compared}
     assert len(quoted) >= 10 and len(intervals) >= 4
     assert {number["measure"] for number in published["numbers"]} <= cards.WORDS.keys()
-    assert all((root / path).exists() for path in re.findall(r'src="(.*?)"', block))
+
+
+def test_readme_is_short_what_it_shows_is_there_and_the_published_run_is_small():
+    readme = (run.REPOSITORY / "README.md").read_text("utf-8")
+    shown = re.findall(r'(?:!\[[^]]*\]\(|src=")([^)"]+)', readme)
+    assert shown and not [path for path in shown if not (run.REPOSITORY / path).exists()]
+    files = (run.REPOSITORY / "outputs" / "reference").rglob("*")
+    assert sum(path.stat().st_size for path in files if path.is_file()) < 6e6
+    assert len(readme.splitlines()) <= 150
