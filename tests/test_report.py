@@ -170,7 +170,7 @@ def test_markdown_is_a_table_of_the_cards_with_figures_and_two_of_a_number_per_c
         "|---|---|---|---|",
         "| **Q2**, `q2_classifier.py` | 55,000 | 98.48% ± 0.50 |  |",
         "| **Q4**, plain, `q4_few_shot.py` | 100 | 81.17% ± 2.14 |  |",
-        "| **Q5**, Q1's encoder fine-tuned, plain, `q5_transfer.py` | 100 | 87.67% ± 2.50 |  |",
+        "| **Q5**, Q1's encoder fine-tuned, plain, `q5_transfer.py` | 100 | 87.67% ± 2.58 |  |",
     ]
     image = '[<img src="some/where/q1_autoencoder/reconstructions.png" width="120" alt="Q1">]'
     what = "**holds** | **0.0089 ± 0.0002** MSE per pixel, Q1; PCA-12: 0.0312"
