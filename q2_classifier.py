@@ -1,11 +1,11 @@
 """Q2: what does the same encoder learn when only the class must come out?
 
-Trains a classifier, Q1's encoder and a small head. It reads 99.41 ± 0.07 % of the test images (10 seeds), 99.49 ± 0.05
+Trains a classifier, Q1's encoder and a small head. It reads 99.42 ± 0.09 % of the test images (5 seeds), 99.47 ± 0.07
 when its answers are averaged over 16 warped copies of each; on pixels, 3 nearest neighbours read 96.92 % and logistic
 regression 91.93 %.
 
-    python q2_classifier.py            # 1.0 minutes of one CPU core
-    python q2_classifier.py --plain    # 0.6 minutes: neither warps nor label smoothing, as a control for Q3
+    python q2_classifier.py            # 1.1 minutes of one CPU core
+    python q2_classifier.py --plain    # 0.7 minutes: neither warps nor label smoothing, as a control for Q3
 
 Needs nothing; fetches the data on first use.
 Writes config.json, metrics.jsonl, summary.json, model.safetensors and *.png to <output-dir>/q2_classifier/, with

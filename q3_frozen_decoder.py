@@ -1,10 +1,10 @@
 """Q3: what can a decoder recover from an encoder that was trained only to tell digits apart?
 
 Freezes Q2's encoder, trains a new decoder on its latents with Q1's recipe, and measures the report's claims against Q1,
-beside a Q2 without warps and smoothing, a random encoder and PCA. Of the variance within a digit it keeps 0.34 ± 0.01,
-on that other Q2 0.46 ± 0.01, Q1 0.84, PCA-12 0.41, the random encoder 0.26 ± 0.06 (10 seeds; a digit's mean image: 0).
+beside a Q2 without warps and smoothing, a random encoder and PCA. Of the variance within a digit it keeps 0.35 ± 0.01,
+on that other Q2 0.47 ± 0.01, Q1 0.84, PCA-12 0.41, the random encoder 0.26 ± 0.07 (5 seeds; a digit's mean image: 0).
 
-    python q3_frozen_decoder.py           # 3.2 minutes of one CPU core
+    python q3_frozen_decoder.py           # 3.9 minutes of one CPU core
     python q3_frozen_decoder.py --wide    # a decoder of four times the weights, as a control
 
 Needs the results of q1_autoencoder.py, q2_classifier.py and q2_classifier.py --plain in the same output folder.

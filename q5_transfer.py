@@ -1,12 +1,12 @@
 """Q5: what is Q1's encoder worth when labels are few?
 
-Trains Q4's classifier on Q4's subsets with an encoder that starts from Q1's weights: frozen, fine-tuned, and on labels
-spread over unlabelled images.
+Trains Q4's classifier from Q1's encoder: frozen, fine-tuned (+7.61 points plain, 95 % interval 6.77 to 8.44; augmented
+-0.10, -0.28 to 0.08), and on labels spread over unlabelled images, 98.2 ± 0.4 % (5 seeds).
 
-    python q5_transfer.py    # 4.2 minutes of one CPU core
+    python q5_transfer.py    # 5.2 minutes of one CPU core
 
-Needs the results of q1_autoencoder.py, q1_autoencoder.py --undo and q4_few_shot.py in the same output folder.
-Writes config.json, metrics.jsonl, summary.json, a checkpoint of every fit and *.png to <output-dir>/q5_transfer/.
+Needs the results of q1_autoencoder.py, q1_autoencoder.py --undo and q4_few_shot.py in the same output folder. Writes
+config.json, metrics.jsonl, summary.json, a checkpoint of every fit and *.png to <output-dir>/q5_transfer/.
 """
 
 import copy
@@ -26,11 +26,11 @@ from common.few_shot import Outcome, Outcomes, Subset
 from common.losses import classification_scores
 from common.models import Classifier, Encoder, Head, frozen
 
-# Variant -> where the encoder starts from, the regime, and which labels if not only the given ones. Q4's are in it too.
+# Variant -> where the encoder starts from, the regime, and which labels if not the given ones alone; a curve's likewise.
 VARIANTS = {f"{start}, plain": (start, "plain", None) for start in ("random frozen", "frozen", "fine-tuned")}
 VARIANTS["fine-tuned, augmented"] = ("fine-tuned", "augmented", None)
 VARIANTS[SPREAD := "spread labels, augmented"] = ("undo", "spread", "both latents")
-# What its start and its labels add, in a shorter training on a seed's first balanced subset.
+# What start and labels add, in a shorter training on a seed's first subset.
 SOURCES = ("Q4's answers", "PCA-48", "Q1 latents", "both latents")
 PARTS = {f"labels by {source}": ("undo", "short spread", source) for source in SOURCES}
 PARTS |= {"undo, augmented": ("undo", "augmented", None),
@@ -45,7 +45,6 @@ COMPARISONS = (  # after, before, perhaps what is measured
     ("labels by both latents", "scratch, augmented"), (SPREAD, "labels by both latents"),
     (SPREAD, "scratch, augmented"), (SPREAD, "scratch, augmented", "averaged_accuracy"),
 )  # fmt: skip
-# Start -> regime, and labels per digit.
 CURVE, SHOTS = {"scratch": "scratch", "frozen": "plain", "fine-tuned": "plain"}, (1, 2, 5, 10, 20, 50, 100)
 
 
