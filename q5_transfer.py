@@ -26,7 +26,7 @@ from common.few_shot import Outcome, Outcomes, Subset
 from common.losses import classification_scores
 from common.models import Classifier, Encoder, Head, frozen
 
-# Variant -> where the encoder starts from, the regime, and which labels if not the given ones alone; a curve's likewise.
+# Variant -> where the encoder starts from, the regime, and which labels if not the given ones alone; CURVE's too.
 VARIANTS = {f"{start}, plain": (start, "plain", None) for start in ("random frozen", "frozen", "fine-tuned")}
 VARIANTS["fine-tuned, augmented"] = ("fine-tuned", "augmented", None)
 VARIANTS[SPREAD := "spread labels, augmented"] = ("undo", "spread", "both latents")
