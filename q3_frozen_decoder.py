@@ -67,19 +67,23 @@ def figures(
     both, mse = {name: models[name] for name in ("Q1", "Q3")}, {name: of["mse"] for name, of in measures.items()}
     levels = {name: mse[name] for name in mse if name in ("Q1", "digit's mean image") or name.startswith("PCA")}
     shown, (count, q1_alone, q3_alone) = examples.misread(reconstructions, labels, judge)
+    walks, read = examples.walks(both, test, judge)
+    steps = [(pair, read[of]) for of, pair in zip(read, examples.WALKS, strict=True)]
+    q1_ends, q3_ends = (sum(digit in pair for pair, of in steps for digit in of[name]) for name in both)
     captions = {
         "comparison.png": f"Many different 2s and 7s: of {count:,}, Q1 alone turns {q1_alone} into another digit, Q3"
         f" alone {q3_alone} {seed}. Below, what an independent reader takes them for, framed where it is another digit;"
         " of either digit those that Q1 alone turns come first, up to half, then the first others of the test set",
         "loss.png": f"Q3, a decoder on a frozen classifier: test MSE {mse['Q3']:.4f}, Q1's {mse['Q1']:.4f} {seed}",
-        "training.png": f"What Q1 and Q3 draw of the same test images as training goes on {seed}",
-        "walk.png": f"Straight from one test image to another in Q1's latents and in Q3's; below, how it reads {seed}",
+        "training.png": f"Q1 and Q3 in training: at the end test MSE {mse['Q1']:.4f} and {mse['Q3']:.4f} {seed}",
+        "walk.png": "Straight through the latents from one test image to another: read as one of the"
+        f" two digits in Q1 {q1_ends}, in Q3 {q3_ends} of {len(read) * examples.WALK_STEPS} steps {seed}",
     }
     plots.plot_images(folder / "comparison.png", captions["comparison.png"], *shown)
     plots.plot_curves(folder / "loss.png", captions["loss.png"], history, "mse", levels)
     strip = examples.training(both, frames, examples.shown(test).inputs)
     plots.plot_images(folder / "training.png", captions["training.png"], strip)
-    plots.plot_images(folder / "walk.png", captions["walk.png"], *examples.walks(both, test, judge))
+    plots.plot_images(folder / "walk.png", captions["walk.png"], walks, read)
     latents = {f"{of}'s latents, t-SNE": train.apply(models[name].encoder, test.inputs[:LATENTS_SHOWN]).cpu().numpy()
                for of, name in (("Q1", "Q1"), ("Q2", "Q3"))}  # fmt: skip
     points = {name: TSNE(random_state=config.seed).fit_transform(of) for name, of in latents.items()}

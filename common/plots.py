@@ -126,15 +126,15 @@ def plot_few_shot_curves(path: Path, caption: str, panels: dict[str, dict[str, A
 def _few_shot_panel(axes: Axes, by_subset: dict[str, Any], metric: str) -> None:
     histories = {subset: outcome.history for subset, outcome in by_subset.items()}
     first, metrics = histories.pop("first", None), next(iter(by_subset.values())).metrics
-    first_test_images = next(name for name in metrics if name.endswith(" test"))
+    first_test_images = next(f"{name} images" for name in metrics if name.endswith(" test"))
     steps = [record["step"] for record in next(iter(histories.values()))]
-    for split, name in (("labelled", "labelled"), ("test", first_test_images)):
+    for split, name in (("labelled", "labelled images"), ("test", first_test_images)):
         curves = numpy.array([[record[split][metric] for record in history] for history in histories.values()])
         look = {"color": colour(split), "label": f"{name}: mean and range of balanced subsets"}
         axes.plot(steps, curves.mean(0), linewidth=2, **look)
         axes.fill_between(steps, curves.min(0), curves.max(0), color=colour(split), alpha=0.2, linewidth=0)
         if first:
-            look["label"] = f"{name}: the subset `first` (unbalanced)"
+            look["label"] = f"{name}: subset of the first images (unbalanced)"
             axes.plot(steps, [record[split][metric] for record in first], ":", **look)
     axes.set_xscale("symlog", linthresh=steps[1])  # logarithmic, but for the first step from 0
     axes.set_xlim(left=0)
@@ -194,7 +194,7 @@ def plot_dots(path: Path, caption: str, outcomes: dict[str, dict[str, Any]], *ro
                 text += " (one subset)"
             axes.annotate(text, (1.01, height), xycoords=beside, va="center", fontsize=10)
         for marker, look, name in (("o", "full", "balanced subset"), ("|", "full", "their mean"),
-                                   ("D", "none", "`first` images (unbalanced)")):  # fmt: skip
+                                   ("D", "none", "subset of the first images (unbalanced)")):  # fmt: skip
             axes.plot([], [], marker, fillstyle=look, color="black", markersize=8, label=name)
         axes.set_yticks(range(len(rows)), rows)
         axes.invert_yaxis()
@@ -297,7 +297,7 @@ def by_digit(figure: SubFigure, reconstructions: dict[str, NDArray], labels: NDA
         axes.plot(digits, norm / originals, "o", color=colour(name), markersize=8, label=name)
     axes.set(xlabel="digit", xticks=digits, ylim=(0, None))
     axes.set_ylabel("share kept of the standard\ndeviation within the digit")
-    figure.legend(loc="outside lower center", ncols=4)
+    figure.legend(loc="outside lower center", ncols=len(reconstructions))
 
 
 def scatter(figure: SubFigure, projections: dict[str, NDArray], labels: NDArray) -> None:
