@@ -130,12 +130,12 @@ def _few_shot_panel(axes: Axes, by_subset: dict[str, Any], metric: str) -> None:
     steps = [record["step"] for record in next(iter(histories.values()))]
     for split, name in (("labelled", "labelled images"), ("test", first_test_images)):
         curves = numpy.array([[record[split][metric] for record in history] for history in histories.values()])
-        look = {"color": colour(split), "label": f"{name}: mean and range of balanced subsets"}
-        axes.plot(steps, curves.mean(0), linewidth=2, **look)
+        axes.plot(steps, curves.mean(0), color=colour(split), linewidth=2, label=name)
         axes.fill_between(steps, curves.min(0), curves.max(0), color=colour(split), alpha=0.2, linewidth=0)
         if first:
-            look["label"] = f"{name}: subset of the first images (unbalanced)"
-            axes.plot(steps, [record[split][metric] for record in first], ":", **look)
+            axes.plot(steps, [record[split][metric] for record in first], ":", color=colour(split))
+    axes.plot([], [], "k-", linewidth=2, label="balanced subsets: mean and range")
+    axes.plot([], [], "k:", label="subset of the first images (unbalanced)")
     axes.set_xscale("symlog", linthresh=steps[1])  # logarithmic, but for the first step from 0
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -144,8 +144,9 @@ def _few_shot_panel(axes: Axes, by_subset: dict[str, Any], metric: str) -> None:
     else:  # ``curves`` are the test images'
         lowest = numpy.median(numpy.array(steps)[curves.argmin(1)])
         value = numpy.interp(lowest, steps, curves.mean(0))
-        axes.plot(lowest, value, "kv", markersize=8, label="lowest on test (median of subsets)")
-        axes.annotate(f"{lowest:,.0f}", (lowest, value), (0, 8), textcoords="offset points", ha="center")
+        axes.plot(lowest, value, "kv", markersize=8, label="lowest loss on test images (median of balanced subsets)")
+        look = {"ha": "center", "path_effects": [patheffects.withStroke(linewidth=2, foreground="white")]}
+        axes.annotate(f"{lowest:,.0f}", (lowest, value), (0, 8), textcoords="offset points", **look)
         _log_axis(axes)
 
 
