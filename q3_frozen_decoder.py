@@ -2,9 +2,9 @@
 
 Freezes Q2's encoder, trains a new decoder on its latents with Q1's recipe, and measures the report's claims against Q1,
 beside a Q2 without warps and smoothing, a random encoder and PCA. Of the variance within a digit it keeps 0.35 ± 0.01,
-on that other Q2 0.47 ± 0.01, Q1 0.84, PCA-12 0.41, the random encoder 0.26 ± 0.07 (5 seeds; a digit's mean image: 0).
+on that other Q2 0.47 ± 0.01, Q1 0.84, PCA-12 0.41, the random encoder 0.26 ± 0.06 (10 seeds; a digit's mean image: 0).
 
-    python q3_frozen_decoder.py           # 3.9 minutes of one CPU core
+    python q3_frozen_decoder.py           # 3.6 minutes of one CPU core
     python q3_frozen_decoder.py --wide    # a decoder of four times the weights, as a control
 
 Needs the results of q1_autoencoder.py, q2_classifier.py and q2_classifier.py --plain in the same output folder.
@@ -74,10 +74,13 @@ def figures(
         "comparison.png": f"Many different 2s and 7s: of {count:,}, Q1 alone turns {q1_alone} into another digit, Q3"
         f" alone {q3_alone} {seed}. Below, what an independent reader takes them for, framed where it is another digit;"
         " of either digit those that Q1 alone turns come first, up to half, then the first others of the test set",
-        "loss.png": f"Q3, a decoder on a frozen classifier: test MSE {mse['Q3']:.4f}, Q1's {mse['Q1']:.4f} {seed}",
-        "training.png": f"Q1 and Q3 in training: at the end test MSE {mse['Q1']:.4f} and {mse['Q3']:.4f} {seed}",
+        "loss.png": f"Q3, a decoder on a frozen classifier: test MSE {mse['Q3']:.4f}, Q1's {mse['Q1']:.4f} {seed}."
+        " Dashed: what the others leave on the same test images",
+        "training.png": f"Q1 and Q3 in training: at the end test MSE {mse['Q1']:.4f} and {mse['Q3']:.4f} {seed}."
+        " The same test images after as many iterations; Q3's latents stay as they are, its decoder alone trains",
         "walk.png": "Straight through the latents from one test image to another: read as one of the"
-        f" two digits in Q1 {q1_ends}, in Q3 {q3_ends} of {len(read) * examples.WALK_STEPS} steps {seed}",
+        f" two digits in Q1 {q1_ends}, in Q3 {q3_ends} of {len(read) * examples.WALK_STEPS} steps {seed}."
+        " Below, what an independent reader takes each for",
     }
     plots.plot_images(folder / "comparison.png", captions["comparison.png"], *shown)
     plots.plot_curves(folder / "loss.png", captions["loss.png"], history, "mse", levels)

@@ -87,6 +87,8 @@ def publish(output_dir: Path, reference: Path, readme: Path) -> None:
     for step in pooled["config"]:
         shutil.rmtree(reference / step, ignore_errors=True)
         shutil.copytree(output_dir / step, reference / step, ignore=_no_figures)
+    if (output_dir / report.OVER_SEEDS).exists():
+        shutil.copytree(output_dir / report.OVER_SEEDS, reference, dirs_exist_ok=True)
     for page in ("seeds.json", "report.html", "draw.html"):
         if (output_dir / page).exists():
             shutil.copy(output_dir / page, reference)

@@ -31,7 +31,7 @@ GAP = 4  # pixels of MNIST's size between images
 # By how a name begins; of the models, of the splits in curves, and of where Q4's and Q5's encoders start from.
 COLOURS = {"Q1": "#0072B2", "Q3 on plain Q2": "#F0A878", "Q2": "#D55E00", "Q3": "#D55E00"}
 COLOURS |= {"train": "#CC79A7", "labelled": "#CC79A7", "validation": "#E69F00", "test": "#009E73"}
-COLOURS |= {"scratch": "#000000", "frozen": "#56B4E9", "fine-tuned": "#882255", "spread": "#999933"}
+COLOURS |= {"PCA": "#888888", "scratch": "#000000", "frozen": "#56B4E9", "fine-tuned": "#882255", "spread": "#999933"}
 OTHERS = "#888888"  # controls and baselines
 DIGIT_COLOURS = matplotlib.colormaps["tab10"].colors  # more than any palette keeps apart: points are drawn as digits
 STYLE = {"axes.axisbelow": True, "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False}
@@ -39,9 +39,9 @@ STYLE |= {"grid.alpha": 0.3, "image.cmap": "gray_r", "legend.frameon": False, "l
 STYLE |= {"savefig.dpi": 160}
 
 
-def colour(name: str) -> str:
-    """Return the colour of what is called so, the same in all figures."""
-    return next((of for start, of in COLOURS.items() if name.startswith(start)), OTHERS)
+def colour(name: str, other: str = OTHERS) -> str:
+    """Return the colour of what is called so, the same in all figures, or ``other`` if it has none of its own."""
+    return next((of for start, of in COLOURS.items() if name.startswith(start)), other)
 
 
 def _title(caption: str) -> list[str]:
@@ -224,7 +224,7 @@ def plot_images(
             canvas = padded.view(len(rows), count, height, 28 + GAP).transpose(1, 2).flatten(0, 1).flatten(1)
             axes.imshow(canvas.numpy(), vmin=0, vmax=1, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
-            axes.set_title(title, color=COLOURS.get(title, "black"))
+            axes.set_title(title, color=colour(title, "black"))
             axes.grid(False)
             axes.spines[:].set_visible(False)
             for row, name in enumerate(names):
@@ -238,7 +238,7 @@ def plot_images(
         grid[0].set_yticks(height * numpy.arange(len(names)) + 13.5, names)
         grid[0].tick_params(length=0)
         for text, name in zip(grid[0].get_yticklabels(), names, strict=True):
-            text.set_color(COLOURS.get(name, "black"))
+            text.set_color(colour(name, "black"))
 
 
 def plot_claim(
@@ -290,8 +290,8 @@ def _rows(axes: Axes, measures: dict[str, dict[str, float]], names: dict[str, st
 def by_digit(figure: SubFigure, reconstructions: dict[str, NDArray], labels: NDArray) -> None:
     """Plot how much of the standard deviation within each digit reconstructions (name -> (N, 1, 28, 28)) keep."""
     axes, digits = figure.subplots(), range(10)
-    kept = {name: [images[labels == digit].std(0) for digit in digits] for name, images in reconstructions.items()}
-    norms = {name: numpy.array([numpy.linalg.norm(of) for of in by_digit]) for name, by_digit in kept.items()}
+    norms = {name: numpy.array([numpy.linalg.norm(images[labels == digit].std(0)) for digit in digits])
+             for name, images in reconstructions.items()}  # fmt: skip
     originals = norms.pop("original")
     axes.axhline(1, color="black", linestyle="--", linewidth=1, label="originals")
     for name, norm in norms.items():

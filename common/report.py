@@ -9,6 +9,7 @@ import json
 import operator
 import os
 import shlex
+import shutil
 import statistics
 from base64 import b64encode
 from pathlib import Path
@@ -24,6 +25,7 @@ from common.cards import key, summarise
 STEPS = ("q1_autoencoder", "q1_undo", "q2_classifier", "q2_plain", "q3_frozen_decoder", "q4_few_shot", "q5_transfer")
 CONFIG_KEYS = ("options", "command", "device", "threads", "versions", "data_sha256", "git_commit", "numbers_sha256")
 SUMMARY_KEYS = ("question", "answer", "numbers", "figures", "seconds")
+OVER_SEEDS = "over_seeds"  # folder of the figures of several seeds, beside seeds.json
 VARYING_OPTIONS = ("seed", "device", "data_dir", "output_dir")  # may differ among the seeds that are pooled
 VERDICTS = ("holds", "in direction", "refuted", "one seed")  # a claim's is the last of its measures'
 ABOUT_THE_SAME = 0.05  # a claim of "about the same" allows Q3 to be lower by this fraction
@@ -34,6 +36,11 @@ class Result(NamedTuple):  # what a step left of one seed
     folder: Path
     config: dict[str, Any]
     summary: dict[str, Any]
+
+
+class Figure(NamedTuple):
+    path: Path
+    caption: str
 
 
 def seed_folder(output_dir: Path, seed: int) -> Path:
@@ -100,11 +107,7 @@ def pool(steps: dict[str, list[Result]]) -> dict[str, Any]:
 
 
 def _rounded(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {name: _rounded(value) for name, value in content.items()}
-    if isinstance(content, list):
-        return [_rounded(value) for value in content]
-    return float(f"{content:.6g}") if isinstance(content, float) else content
+    return json.loads(json.dumps(content), parse_float=lambda digits: float(f"{float(digits):.6g}"))
 
 
 def _paired(results: list[Result], entry: dict[str, Any]) -> dict[str, float | None]:
@@ -164,8 +167,9 @@ def write(output_dir: Path) -> Path:
     steps = read(output_dir)
     pooled, firsts = pool(steps), {step: of_seeds[0] for step, of_seeds in steps.items()}
     numbers = [summarise(number) for number in pooled["numbers"]]
-    shown = [card | {"image": _thumbnail(firsts[card["step"]], card["figure"])} for card in cards.cards(pooled)]
     configs, seeds = pooled["config"].values(), max(map(len, steps.values()))
+    figures = _figures(pooled, firsts, output_dir / OVER_SEEDS, seeds)
+    shown = [card | {"image": _thumbnail(figures[card["step"]].get(card["figure"]))} for card in cards.cards(pooled)]
     template = Template(Path(__file__).with_name("report.html").read_text("utf-8"), autoescape=True, trim_blocks=True)
     text = template.render(
         seeds=seeds,
@@ -175,7 +179,7 @@ def write(output_dir: Path) -> Path:
         draw=(output_dir / "draw.html").exists(),
         cards=shown,
         numbers=numbers,
-        sections=[_section(step, first, numbers, shown) for step, first in firsts.items()],
+        sections=[_section(step, first, figures[step], numbers, shown) for step, first in firsts.items()],
         paired=pooled["paired"],
         claims=pooled["claims"],
         published_elsewhere=seeds == 1 and next(iter(configs))["options"]["dataset"] == "mnist",
@@ -187,7 +191,7 @@ def write(output_dir: Path) -> Path:
             "code, sha256": pooled["numbers_sha256"],
             "commit": pooled["git_commit"],
         },
-        words=lambda measure: cards.WORDS.get(measure, measure.replace("_", " ")),
+        words=lambda name: cards.WORDS.get(name, name),
         formatted=cards.formatted,
         difference=cards.difference,
     )
@@ -202,27 +206,47 @@ def _remedy(step: str, output_dir: Path, firsts: dict[str, Result]) -> str:
     return " ".join([f"python {run.MADE_BY.get(step, f'{step}.py')}", *words])
 
 
-def _section(step: str, first: Result, numbers: list[dict[str, Any]], shown: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the page shows of a step: its script's texts and figures for the first seed, numbers of all."""
+def _figures(
+    pooled: dict[str, Any], firsts: dict[str, Result], folder: Path, seeds: int
+) -> dict[str, dict[str, Figure]]:
+    """Return each step's figures by file name: the first seed's, and those of several seeds drawn to ``folder``."""
+    shutil.rmtree(folder, ignore_errors=True)
+    figures = {
+        step: {name: Figure(first.folder / name, caption) for name, caption in first.summary["figures"].items()}
+        for step, first in firsts.items()
+    }
+    if seeds > 1:
+        from common import over_seeds  # loads PyTorch, which whoever has run all steps one by one has not
+
+        for step, captions in over_seeds.draw(pooled, folder).items():
+            figures[step] |= {name: Figure(folder / step / name, caption) for name, caption in captions.items()}
+    return figures
+
+
+def _section(
+    step: str, first: Result, figures: dict[str, Figure], numbers: list[dict[str, Any]], shown: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what the page shows of a step: its script's texts for the first seed, figures, numbers of all seeds."""
     on_test = {key(number)[1:3]: number for number in numbers if (number["step"], number["split"]) == (step, "test")}
     models, measures = (list(dict.fromkeys(names)) for names in zip(*on_test, strict=True))
     columns, names = sorted((models, measures), key=len)  # the narrower table
     rows = {name: [on_test.get((name, column)) or on_test.get((column, name)) for column in columns] for name in names}
     try:
-        images = {name: b64encode((first.folder / name).read_bytes()).decode() for name in first.summary["figures"]}
+        images = {name: b64encode(figure.path.read_bytes()).decode() for name, figure in figures.items()}
     except OSError as error:
         raise run.InputError(f"{error.filename}: got no figure, expected one: run its script again") from error
     here = {name: [card for card in shown if (card["step"], card["figure"]) == (step, name)] for name in images}
     variant = run.MADE_BY.get(step, "").partition("--")[2]
-    section = {"step": step, "variant": variant, "result": first, "images": images, "cards": here}
+    captions = {name: figure.caption for name, figure in figures.items()}
+    section = {"step": step, "variant": variant, "result": first, "images": images, "cards": here, "captions": captions}
     return section | {"columns": columns, "rows": rows}
 
 
-def _thumbnail(first: Result, figure: str) -> str | None:
-    """Return a figure in small as base64 of WebP; None if there is none of that name."""
-    if not (first.folder / figure).exists():
+def _thumbnail(figure: Figure | None) -> str | None:
+    """Return a figure in small as base64 of WebP; None if there is none."""
+    if not figure or not figure.path.exists():
         return None
-    with Image.open(first.folder / figure) as image:
+    with Image.open(figure.path) as image:
         small = image.convert("RGB")
     small.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
     small.save(buffer := io.BytesIO(), "webp", quality=80)

@@ -19,6 +19,7 @@ from common import cards, check, report, results, run
 from tests.browser import asked, needs_chromium
 
 INTERVAL = r"[+-]\d+\.\d+ \([+-]\d+\.\d+ to [+-]\d+\.\d+\)"
+REGIMES = ("plain", "augmented")
 SCRATCH = [[0.80, 0.82], [0.79, 0.85], [0.81, 0.80]]  # by seed, a value for each labelled subset
 TUNED = [[0.88, 0.87], [0.86, 0.91], [0.90, 0.84]]
 NUMBERS = [  # step, model, measure, split, whether it is a headline, values by seed
@@ -142,7 +143,7 @@ def test_cards_say_the_verdict_one_number_and_the_figure_worked_by_hand(outputs)
     shift = mean - 0.19
     over = f"{100 * mean:+.2f} ({100 * (low + shift):+.2f} to {100 * (high + shift):+.2f}) points"
     assert of["Q4"]["number"] == over
-    assert of["Q4"]["what"] == "accuracy: scratch, plain, labelled minus test images (81.17% ± 2.14)"
+    assert of["Q4"]["what"] == "accuracy: scratch, plain, labelled minus test images (the latter: 81.17% ± 2.14)"
     sections = re.split('<div class="card ', page.split('<h2 id="q1_autoencoder">')[0])[1:]
     for card, section in zip(of.values(), sections, strict=True):
         for text in (card["says"], card["number"], card["what"], f'<span class="verdict {card["verdict"]}">'):
@@ -160,10 +161,9 @@ def test_markdown_is_a_table_of_the_cards_with_figures_and_two_of_a_number_per_c
     text, *tables = cards.markdown(report.pool(report.read(outputs)), "some/where").split("\n\n")
     lines = text.splitlines()
     assert [line.count(" | ") for line in lines] == [4, 0, 4, 4, 4, 4]
-    assert tables[0].splitlines() == [  # of this run's models there is one row
+    assert tables[0].splitlines() == [  # of this run's models there is no row
         "| | MSE per pixel | L1 per pixel | share of the variance within a digit explained |",
         "|---|---|---|---|",
-        "| the mean image | 0.0673 |  |  |",
     ]
     assert tables[1].splitlines() == [
         "| | labels | test accuracy | averaged over warped copies |",
@@ -345,6 +345,23 @@ def test_readmes_cards_and_numbers_are_those_of_the_published_run():
     intervals = set(re.findall(INTERVAL, ours))
     assert not intervals - {cards.difference(entry).removesuffix(" points") for entry in compared}
     assert len(quoted) >= 10 and len(intervals) >= 4
+    of = {cards.key(number): cards.summarise(number) for number in published["numbers"]}
+    kept = {name: of["q3_frozen_decoder", name, "within_digit_variance_explained", "test"] for name in ("Q1", "Q3")}
+    plain, augmented = (of["q4_few_shot", f"scratch, {regime}", "accuracy", "test"]["mean"] for regime in REGIMES)
+    gain = next(entry["mean"] for entry in published["paired"] if entry["after"] == "fine-tuned, plain")
+    right = of["q5_transfer", "labels by both latents", "accuracy", "unlabelled"]["mean"]
+    words = " ".join(readme.split())
+    for phrase in (
+        f"measured, over {kept['Q1']['n']} seeds",
+        f"gives back {100 * kept['Q1']['mean']:.0f} % of the variance within a digit",
+        f"gives back {100 * kept['Q3']['mean']:.0f} %, less than",
+        f"are worth {100 * gain:.1f} points",
+        f"is worth {100 * (augmented - plain):.1f} by itself",
+        f"standard deviation of {kept['Q1']['n']} seeds (Q4, Q5: of {3 * kept['Q1']['n']} class-balanced subsets",
+        f"and {100 * right:.1f} % of these get the right one",
+    ):
+        assert phrase in words
+    assert kept["Q3"]["mean"] < of["q3_frozen_decoder", "PCA-12", "within_digit_variance_explained", "test"]["mean"]
     assert {number["measure"] for number in published["numbers"]} <= cards.WORDS.keys()
 
 
