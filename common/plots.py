@@ -184,7 +184,7 @@ def plot_dots(path: Path, caption: str, outcomes: dict[str, dict[str, Any]], *ro
             accuracies = {subset: of.metrics["test"]["accuracy"] for subset, of in outcomes[name].items()}
             first, values = accuracies.pop("first", None), list(accuracies.values())
             if first is not None:
-                axes.plot(first, height, "D", fillstyle="none", color=colour(name))
+                axes.plot(first, height, "D", fillstyle="none", color=colour(name), zorder=3)
             axes.plot(values, [height] * len(values), "o", color=colour(name), alpha=0.6)
             mean = numpy.mean(values)
             text, beside = f"{mean:.2%}", ("axes fraction", "data")
