@@ -192,7 +192,6 @@ def test_q4_then_q5_keep_their_promises(folders, capsys, monkeypatch):
         right = (model(test.inputs).argmax(1) == test.targets).double().mean().item()
     assert entry["values"][0] == pytest.approx(right, abs=1e-6)
     assert ("scratch, augmented", "averaged_accuracy") in values(q4)
-
     capsys.readouterr()
     settings, fit = collections.Counter(), few_shot.fit
 
