@@ -28,11 +28,11 @@ from common.run import UNITS
 WIDTH = 8.0  # inches, of every figure: 1,280 pixels
 PICTURE = 3.6  # inches high, above the measures of a claim
 GAP = 4  # pixels of MNIST's size between images
+OTHERS = "#888888"  # controls and baselines
 # By how a name begins; of the models, of the splits in curves, and of where Q4's and Q5's encoders start from.
 COLOURS = {"Q1": "#0072B2", "Q3 on plain Q2": "#F0A878", "Q2": "#D55E00", "Q3": "#D55E00"}
 COLOURS |= {"train": "#CC79A7", "labelled": "#CC79A7", "validation": "#E69F00", "test": "#009E73"}
-COLOURS |= {"PCA": "#888888", "scratch": "#000000", "frozen": "#56B4E9", "fine-tuned": "#882255", "spread": "#999933"}
-OTHERS = "#888888"  # controls and baselines
+COLOURS |= {"PCA": OTHERS, "scratch": "#000000", "frozen": "#56B4E9", "fine-tuned": "#882255", "spread": "#999933"}
 DIGIT_COLOURS = matplotlib.colormaps["tab10"].colors  # more than any palette keeps apart: points are drawn as digits
 STYLE = {"axes.axisbelow": True, "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False}
 STYLE |= {"grid.alpha": 0.3, "image.cmap": "gray_r", "legend.frameon": False, "legend.fontsize": 9}  # gray_r: ink
@@ -135,7 +135,8 @@ def _few_shot_panel(axes: Axes, by_subset: dict[str, Any], metric: str) -> None:
         if first:
             axes.plot(steps, [record[split][metric] for record in first], ":", color=colour(split))
     axes.plot([], [], "k-", linewidth=2, label="balanced subsets: mean and range")
-    axes.plot([], [], "k:", label="subset of the first images (unbalanced)")
+    if first:
+        axes.plot([], [], "k:", label="subset of the first images (unbalanced)")
     axes.set_xscale("symlog", linthresh=steps[1])  # logarithmic, but for the first step from 0
     axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))

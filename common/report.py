@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Template
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.special import stdtrit
 
 from common import cards, results, run
@@ -29,6 +29,7 @@ OVER_SEEDS = "over_seeds"  # folder of the figures of several seeds, beside seed
 VARYING_OPTIONS = ("seed", "device", "data_dir", "output_dir")  # may differ among the seeds that are pooled
 VERDICTS = ("holds", "in direction", "refuted", "one seed")  # a claim's is the last of its measures'
 ABOUT_THE_SAME = 0.05  # a claim of "about the same" allows Q3 to be lower by this fraction
+CARD_RATIO = 2.2  # of the picture in a card, width to height, as wide as cards usually are
 THUMBNAIL = (640, 640)  # at most, in pixels: twice a card, for fine screens
 
 
@@ -216,7 +217,7 @@ def _figures(
         for step, first in firsts.items()
     }
     if seeds > 1:
-        from common import over_seeds  # loads PyTorch, which whoever has run all steps one by one has not
+        from common import over_seeds  # loads PyTorch, which the parent of the steps goes without
 
         for step, captions in over_seeds.draw(pooled, folder).items():
             figures[step] |= {name: Figure(folder / step / name, caption) for name, caption in captions.items()}
@@ -249,6 +250,8 @@ def _thumbnail(figure: Figure | None) -> str | None:
     with Image.open(figure.path) as image:
         small = image.convert("RGB")
     small.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
+    height = max(small.height, round(small.width / CARD_RATIO))
+    small = ImageOps.pad(small, (small.width, height), color="white", centering=(0, 0))
     small.save(buffer := io.BytesIO(), "webp", quality=80)
     return b64encode(buffer.getvalue()).decode()
 
