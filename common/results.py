@@ -1,6 +1,8 @@
-"""A folder of results: made beside, swapped in whole, and what its config.json says it came from. Imports no torch."""
+"""A folder of results: written beside its place, swapped in whole, and where its numbers came from.
+Imports no torch.
+"""
 
-import ast
+import atexit
 import contextlib
 import errno
 import hashlib
@@ -10,83 +12,126 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows: no locks, so nothing that a killed run left is ever removed
+    fcntl = None
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "scipy")  # whose versions a result depends on
+# Packages whose versions a result depends on
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "scipy")
+
+
+class Workspace:
+    """An empty folder beside ``target`` that takes its place, whole, when a run is finished.
+
+    Beside it lies a lock file that this process holds. A run that is killed leaves both, but not
+    the lock: whoever gets it knows that the run is dead, whatever machine or container it ran in,
+    and may tidy up.
+    """
+
+    def __init__(self, target: Path):
+        """Raise OSError where no folder can be written."""
+        self.target = target.resolve()  # a link, say to a larger disk, is followed
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        if self.target.exists() and not self.target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file is in the way")
+        self._sweep()
+        lock_path = self.target.with_name(f".{self.target.name}-{uuid.uuid4().hex[:12]}.lock")
+        while True:
+            self._lock = open(lock_path, "w")  # noqa: SIM115 # held until the process ends
+            if fcntl:
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if lock_path.exists():
+                break
+            self._lock.close()  # another run swept it away before it was locked
+        self.folder = lock_path.with_suffix(".new")
+        atexit.register(self.discard)
+        self.folder.mkdir()
+
+    def swap_in(self) -> None:
+        """Put the folder in its place. If two runs end at the same time, the later one wins."""
+        replaced = self.folder.with_suffix(".old")
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.target, replaced)
+            try:
+                os.rename(self.folder, self.target)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                # Another run came between: its results go too.
+                shutil.rmtree(replaced, ignore_errors=True)
+        self.discard()
+
+    def keep(self) -> Path:
+        """Leave the folder where it is, for nobody to remove, and return it."""
+        atexit.unregister(self.discard)
+        self._put_back(self.folder.with_suffix(".old"))
+        Path(self._lock.name).unlink(missing_ok=True)
+        return self.folder
+
+    def discard(self) -> None:
+        """Remove what this run has left beside its place, at the latest when the process ends."""
+        atexit.unregister(self.discard)
+        self._remove(Path(self._lock.name))
+        self._lock.close()
+
+    def _sweep(self) -> None:
+        """Remove what dead runs left."""
+        for path in self.target.parent.glob(f".{self.target.name}-*.lock"):
+            with contextlib.ExitStack() as stack:
+                try:
+                    lock = stack.enter_context(open(path))
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except (AttributeError, OSError):
+                    continue  # no locks on this system, or the run is alive, or has just ended
+                self._remove(path)
+
+    def _remove(self, lock_path: Path) -> None:
+        """Remove a run's folders and then its lock, whose owner is dead or done."""
+        self._put_back(lock_path.with_suffix(".old"))
+        shutil.rmtree(lock_path.with_suffix(".new"), ignore_errors=True)
+        shutil.rmtree(lock_path.with_suffix(".old"), ignore_errors=True)
+        lock_path.unlink(missing_ok=True)
+
+    def _put_back(self, replaced: Path) -> None:
+        """Put earlier results back if the run ended before its own came in their place."""
+        if not self.target.exists():
+            with contextlib.suppress(OSError):
+                os.rename(replaced, self.target)
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """Return config.json of the finished results in ``folder``; None if there are none or a file has changed since."""
+    """Return config.json of the finished results in ``folder``; None if there are none or a file
+    has changed since.
+    """
     try:
-        written = json.loads((folder / "config.json").read_text("utf-8"))
-        intact = all(sha256(folder / name) == digest for name, digest in written["files_sha256"].items())
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        for name, digest in config["files_sha256"].items():
+            if sha256(folder / name) != digest:
+                return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return written if intact else None
+    return config
 
 
-def result_sha256(written: dict[str, Any]) -> str:
-    """Return one sha256 of what depends on nothing but bits in results with this config.json: weights and metrics."""
-    bits = {k: v for k, v in written["files_sha256"].items() if k.endswith((".safetensors", "metrics.jsonl"))}
-    return hashlib.sha256(json.dumps(bits, sort_keys=True).encode()).hexdigest()
-
-
-def begin(target: Path) -> Path:
-    """Sweep what killed runs left beside ``target``, and return a new empty folder there. Raises OSError."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_file():
-        raise NotADirectoryError(errno.ENOTDIR, "a file is in the way")
-    _sweep(target)
-    folder = target.with_name(f".{target.name}-{os.getpid()}")
-    folder.mkdir()
-    return folder
-
-
-def swap_in(folder: Path, target: Path) -> None:
-    """Put ``folder`` in the place of ``target``; of two runs at once the later one stays."""
-    aside = folder.with_name(f"{folder.name}.old")
-    while True:
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(target, aside)
-        try:
-            os.rename(folder, target)
-            break
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another run came between: its results go aside too
-                raise
-            shutil.rmtree(aside, ignore_errors=True)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sweep(target: Path) -> None:
-    """Remove what runs that are no more left beside ``target``, after putting back what one was about to replace."""
-    for folder in target.parent.glob(f".{target.name}-*"):
-        process = folder.stem.rsplit("-", 1)[1]
-        if not process.isdecimal() or _is_running(int(process)):
-            continue
-        if folder.suffix == ".old" and not target.exists():
-            with contextlib.suppress(OSError):  # another run puts it back
-                os.rename(folder, target)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    if process == os.getpid() or os.name == "nt":  # an earlier run of this process; on Windows, asking would end it
-        return os.name == "nt"
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return not isinstance(error, ProcessLookupError)
-    return True
-
-
-def remove_unfinished(output_dir: Path, process: int | None = None) -> None:
-    """Remove the folder that a process, this one unless given, has begun and not swapped in, if any."""
-    for folder in output_dir.glob(f".*-{process or os.getpid()}"):
-        shutil.rmtree(folder, ignore_errors=True)
+def result_sha256(config: dict[str, Any]) -> str:
+    """Return one sha256 of the weights and numbers that a config.json lists: equal results, equal
+    sum.
+    """
+    names = sorted(
+        name for name in config["files_sha256"] if name.endswith((".safetensors", ".csv"))
+    )
+    return hashlib.sha256(
+        "".join(config["files_sha256"][name] for name in names).encode()
+    ).hexdigest()
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -100,44 +145,51 @@ def sha256(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in PACKAGES
+    }
 
 
-def code_sha256(*scripts: Path, without: str | None = None) -> str:
-    """Return one sha256 of scripts and all of common/ that is imported, without plots, comments and docstrings, and
-    perhaps without the functions of one name.
-    """
-    total, waiting, seen = hashlib.sha256(), list(scripts), set()
-    while waiting:
-        path = waiting.pop(0)
-        seen.add(path)
-        tree = ast.parse(path.read_text("utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "common":
-                names = [node.module.split(".")[1]] if "." in node.module else [alias.name for alias in node.names]
-                paths = {REPOSITORY / "common" / f"{name}.py" for name in names if name != "plots"}
-                waiting += sorted(paths - seen - set(waiting))
-            if isinstance(getattr(node, "body", None), list):
-                left_out = [
-                    line
-                    for line in node.body
-                    if (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
-                    or (isinstance(line, ast.FunctionDef) and line.name == without)
-                ]
-                node.body = [line for line in node.body if line not in left_out]
-        total.update(f"{path.name} {ast.dump(tree)}\n".encode())
+def imported_files() -> list[str]:
+    """Return the files of this repository that this process has imported, relative to it."""
+    files = set()
+    for module in list(sys.modules.values()):
+        path = Path(getattr(module, "__file__", None) or "/").resolve()
+        if path.is_file() and path.is_relative_to(REPOSITORY):
+            relative = path.relative_to(REPOSITORY)
+            if len(relative.parts) == 1 or relative.parts[0] in ("common", "studies"):
+                files.add(relative.as_posix())
+    return sorted(files)
+
+
+def code_sha256(files: list[str]) -> str:
+    """Return one sha256 of the present content of ``files``, relative to this repository."""
+    total = hashlib.sha256()
+    for name in files:
+        path = REPOSITORY / name
+        content = path.read_bytes() if path.is_file() else b""
+        total.update(f"{name} {len(content)}\n".encode() + content)
     return total.hexdigest()
 
 
-def numbers_sha256() -> str:
-    """Return the one sha256 of the code that makes numbers: every script's, without what draws."""
-    return code_sha256(*sorted(REPOSITORY.glob("q[1-9]_*.py")), without="figures")
-
-
 def git_commit() -> str | None:
-    """Return the commit of this repository, with "-dirty" when files differ from it; None outside git."""
-    line = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Return the commit of this repository, with "-dirty" when files differ from it; None where it
+    is no checkout.
+    """
+    if not (
+        REPOSITORY / ".git"
+    ).exists():  # a copy inside somebody else's repository is not that repository's commit
+        return None
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    settings = {
+        "cwd": REPOSITORY,
+        "env": environment,
+        "capture_output": True,
+        "text": True,
+        "check": True,
+    }
     try:
-        return subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, **settings).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

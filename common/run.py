@@ -1,26 +1,25 @@
-"""What every script's run needs: shared options, device, seeds, numbers, and a folder that is swapped in whole.
+"""What every script's run needs: its options, device, random generators, and the numbers and folder
+it leaves.
 
-PyTorch is imported where it is used, as reproduce.py, which uses this too and waits for the steps, needs none.
+PyTorch is imported where it is used: reproduce.py uses this too, and needs none while it waits for
+the steps.
 """
 
-import contextlib
 import dataclasses
 import errno
 import hashlib
 import inspect
 import io
-import json
 import math
-import os
-import re
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas
 import tyro
 
 from common import results
@@ -30,17 +29,14 @@ from common.results import REPOSITORY
 if TYPE_CHECKING:
     import torch
 
-MADE_BY = {
-    "q1_undo": "q1_autoencoder.py --undo",
-    "q2_plain": "q2_classifier.py --plain",
-}  # results whose name is not their script's
-# What an option may be; the others are whole numbers from 1 or other numbers from 0.
-LIMITS = {"seed": (0, 2**32 - 1), "latent_dim": (2, 784), "subsets": (2, 999)}  # scikit-learn takes no larger seed
-LIMITS |= {"learning_rate": (1e-9, math.inf), "label_smoothing": (0, 1)}
-# By how a measure's name ends.
-UNITS = {"l1": "L1 per pixel, pixels in [0, 1]", "mse": "MSE per pixel, pixels in [0, 1]", "r2": "R²"}
-UNITS |= {"bce": "binary cross-entropy per pixel (nats)", "cross_entropy": "cross-entropy (nats)"}
-UNITS |= {"accuracy": "accuracy (fraction)", "iteration": "training iterations"}
+# Allowed ranges. Without an entry: int >= 1, float >= 0.
+LIMITS = {
+    "seed": (0, 2**32 - 1),  # scikit-learn takes no larger one
+    "latent_dim": (2, 784),
+    "subsets": (1, 999),
+    "learning_rate": (1e-9, math.inf),
+    "label_smoothing": (0, 1),
+}
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
 
@@ -51,7 +47,9 @@ class InputError(Exception):
 
 
 class RunError(Exception):
-    """The input was fine but the run has no result worth keeping: a collapse, a non-finite loss."""
+    """The input was fine but the run has no result worth keeping: a collapse, a loss that is not
+    finite.
+    """
 
     exit_code = 1
 
@@ -61,7 +59,7 @@ class Options:
     """The options that every script shares. InputError for a number outside its limits."""
 
     dataset: DatasetName = "mnist"
-    """Which images; all four have the same shape and split sizes."""
+    """Which images; "own" reads four IDX files of 28x28 images in the data folder."""
     data_dir: Path = DATA_DIR
     """Folder of the raw data files; what is missing is fetched into it."""
     output_dir: Path = REPOSITORY / "outputs"
@@ -69,7 +67,7 @@ class Options:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes a GPU when there is one."""
     seed: int = 0
-    """Seed of every random choice, 0 to 4294967295: same seed, machine and thread count, same bits."""
+    """Seed of every random choice: same seed, machine and thread count, same bits."""
 
     def __post_init__(self) -> None:
         require_limits(self)
@@ -78,169 +76,270 @@ class Options:
 def require_limits(options: Any) -> None:
     """Raise InputError for an int or float field that is not finite or not within ``LIMITS``."""
     for name, value in vars(options).items():
-        if type(value) in (int, float):
-            least, most = LIMITS.get(name, (1, 10**9) if type(value) is int else (0, math.inf))
-            if not (least <= value <= most and value < math.inf):  # true for nan
-                upper = f" to {most}" if most < math.inf else " or more"
-                raise InputError(f"--{name.replace('_', '-')}: got {value}, expected {least}{upper}")
+        if type(value) not in (int, float):
+            continue
+        least, most = LIMITS.get(name, (1, 10**9) if type(value) is int else (0, math.inf))
+        if not (least <= value <= most and value < math.inf):  # true for nan
+            upper = f" to {most}" if most < math.inf else " or more"
+            raise InputError(f"--{name.replace('_', '-')}: got {value}, expected {least}{upper}")
 
 
-def command_line(main: Callable[[Any], Any], config_class: type, arguments: list[str] | None = None) -> None:
-    """Call ``main`` with what the command line says. An InputError or RunError, a disk that takes no more (2), Ctrl-C
-    (130) end as one line on stderr; every other exception keeps its traceback. What is unfinished is removed.
+def command_line(
+    main: Callable[[Any], Any], config_class: type, arguments: list[str] | None = None
+) -> None:
+    """Call ``main`` with the options of the command line.
+
+    A user's mistake, a full disk (exit code 2), a failed run (1) and Ctrl-C (130) end as one line
+    on stderr. Every other exception is a bug of ours and keeps its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no "±" shows "?"
-    config, interrupted = None, 0
     try:
-        config = parse(config_class, inspect.getmodule(main).__doc__, arguments)
-        main(config)
+        description = inspect.getmodule(main).__doc__
+        settings = (tyro.conf.FlagCreatePairsOff,)  # no --no-...
+        main(tyro.cli(config_class, args=arguments, description=description, config=settings))
     except (InputError, RunError) as error:
-        sys.exit(_say(error, error.exit_code))
+        stop(str(error), error.exit_code)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        path = error.filename or "the results"
-        sys.exit(_say(f"cannot write {path} ({error.strerror}); earlier results are kept", 2))
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":  # torch's, of a GPU
+        stop(
+            f"cannot write {error.filename or 'the results'} ({error.strerror});"
+            " earlier results are kept",
+            2,
+        )
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, of a GPU
             raise
-        sys.exit(_say("out of memory; try a smaller --batch-size, or --device cpu if it was a GPU's", 1))
+        stop("the GPU is out of memory; try --device cpu or a smaller --batch-size", 1)
     except KeyboardInterrupt:
-        interrupted = _say("interrupted; earlier results are kept, and the same command starts again", 130)
-    finally:
-        if isinstance(config, Options):
-            results.remove_unfinished(config.output_dir)
-    if interrupted:
-        os._exit(interrupted)  # at once: fits in other threads have nothing to lose
+        stop("interrupted; earlier results are kept, and the same command starts again", 130)
 
 
-def parse(config_class: type, description: str | None, arguments: list[str] | None = None) -> Any:
-    """Build a ``config_class`` from command-line arguments; InputError for an unknown option or an impossible value."""
-    boxed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(boxed):
-            return tyro.cli(config_class, args=arguments, description=description)
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-        # tyro prints a box, of hyphens for an ASCII terminal: a title, the message, then a rule and further help.
-        parts = re.split(r"(?m)^[ │]*[─-]{5,}[ │]*$", boxed.getvalue().split("\n", 1)[-1])
-        message = next(filter(str.strip, parts), "")
-        line = " ".join(message.replace("│", " ").split()).removeprefix(f"Error parsing {config_class.__name__}: ")
-        raise InputError(f"{line.rstrip('.')}; --help lists the options") from None
+def stop(message: str, code: int) -> None:
+    """Print one line on stderr and end with an exit code."""
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
-def _say(message: object, code: int) -> int:
-    print("error: " + " ".join(str(message).split()), file=sys.stderr, flush=True)
-    return code
-
-
-def device(name: str) -> "torch.device":
-    """Return the device of ``--device``, set up; InputError if this machine has none of that kind."""
+def select_device(name: str) -> "torch.device":
+    """Return the device of ``--device``, set up; InputError if there is none of that kind."""
     import torch
 
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    usable = [kind for kind, is_usable in available.items() if is_usable]
     if name == "auto":
-        name = next(kind for kind, usable in available.items() if usable)
-    if not available[name]:
-        usable = ", ".join(kind for kind, usable in available.items() if usable)
-        raise InputError(f"--device: got {name}, which PyTorch does not find here; expected auto or {usable}")
+        name = usable[0]
+    if name not in usable:
+        raise InputError(
+            f"--device: got {name}, which PyTorch does not find here;"
+            f" expected auto or {', '.join(usable)}"
+        )
     torch.backends.cudnn.deterministic = True
-    # The momentum of a unit that is dead falls by 5 % a step until a CPU takes 50 times as long for a product with it.
+    # Adam's moments of a dead unit decay into denormal numbers, with which a CPU is 50 times
+    # slower.
     torch.set_flush_denormal(True)
     return torch.device(name)
 
 
 def generator(seed: int, purpose: str, device: "torch.device | str" = "cpu") -> "torch.Generator":
-    """Return a generator of its own for one purpose ("encoder", "batches/3"), so that no choice disturbs another."""
+    """Return a generator of its own for one purpose ("encoder", "batches/3"), so that no choice
+    disturbs another.
+    """
     import torch
 
     digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def numbers(model: str, metrics: dict[str, Any], split: str, headline: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """Return metrics (name -> one value, or a list) as entries of summary.json; ``headline`` are the main ones."""
-    entries = []
-    for measure, value in metrics.items():
-        values = value if isinstance(value, list) else [value]
-        spread = {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
-        kind = next((kind for kind in UNITS if measure.endswith(kind)), None)
-        whose = {"model": model, "measure": measure, "split": split, "unit": UNITS.get(kind, "ratio")}
-        entries.append(whose | spread | {"n": len(values), "values": values, "headline": measure in headline})
-    return entries
+class Results:
+    """A run under way: its device, the folder it writes into, the numbers so far. Made by
+    ``start``.
+    """
 
+    def __init__(self, name: str, config: Options, needs: tuple[str, ...]):
+        self.started = time.perf_counter()
+        self.config = config
+        self.device = select_device(config.device)
+        self.needed = read_needed(name, needs, config)
+        target = config.output_dir / name
+        try:
+            self.workspace = results.Workspace(target)
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {target} ({error.strerror}): give another --output-dir"
+            ) from error
+        self.folder = self.workspace.folder
+        self._numbers: list[dict[str, Any]] = []
+        self._histories: list[pandas.DataFrame] = []
 
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A run under way: its options, the device, where it writes until it is complete, and what it builds on."""
+    def log(self, measures: dict[str, float], model: str, split: str, subset: str = "") -> None:
+        """Add rows to numbers.csv: values by measure, of a model on a split, trained on a labelled
+        subset if named.
+        """
+        for measure, value in measures.items():
+            row = {
+                "model": model,
+                "subset": subset,
+                "split": split,
+                "measure": measure,
+                "value": float(value),
+            }
+            self._numbers.append(row)
 
-    config: Options
-    device: "torch.device"
-    folder: Path
-    target: Path
-    upstream: dict[str, str]
-    started: float
+    def log_history(self, history: pandas.DataFrame, model: str, subset: str = "") -> None:
+        """Add what ``train.fit`` returned to history.csv."""
+        self._histories.append(history.assign(model=model, subset=subset))
 
-    def finish(self, fingerprint: str, history: list[dict], **summary: Any) -> dict[str, Any]:
-        """Write metrics.jsonl (``history``, a line each), config.json and summary.json, swap the folder in whole, say
-        the answer and where the figures are. ``fingerprint`` is the dataset's; ``summary`` holds answer (sentences),
-        numbers (``run.numbers``), figures (captions by file), perhaps paired (``few_shot.compared``) and claims.
+    @property
+    def numbers(self) -> pandas.DataFrame:
+        """What was logged: a row for each model, subset, split and measure, with its value."""
+        return pandas.DataFrame(self._numbers)
+
+    @property
+    def history(self) -> pandas.DataFrame:
+        """The histories that were logged: model, subset, step, split, measure, value."""
+        columns = ["model", "subset", "step", "split", "measure", "value"]
+        return pandas.concat(self._histories, ignore_index=True)[columns]
+
+    def path_of(self, step: str, name: str = "model.safetensors") -> Path:
+        """Return the path of a file that an earlier step left."""
+        return self.config.output_dir / step / name
+
+    def options_of(self, step: str) -> SimpleNamespace:
+        """Return the options that an earlier step was run with."""
+        return SimpleNamespace(**self.needed[step]["options"])
+
+    def table_of(self, step: str, name: Literal["numbers", "history"]) -> pandas.DataFrame:
+        """Return numbers.csv or history.csv of an earlier step."""
+        return read_table(self.path_of(step, f"{name}.csv"))
+
+    def finish(self, data_sha256: str) -> None:
+        """Write numbers.csv, history.csv and config.json, swap the folder in whole, and say where
+        it is.
         """
         import torch
 
-        module = inspect.getmodule(type(self.config))
-        script, seconds = Path(module.__file__), time.perf_counter() - self.started
-        summary = {"question": module.__doc__.splitlines()[0], **summary, "seconds": seconds}
-        lines = (json.dumps(record, allow_nan=False) + "\n" for record in history)
-        (self.folder / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
-        results.write_json(self.folder / "summary.json", summary)
+        self.numbers.to_csv(self.folder / "numbers.csv", index=False)
+        if self._histories:
+            self.history.to_csv(self.folder / "history.csv", index=False, float_format="%.6g")
+
+        script = sys.modules[type(self.config).__module__].__file__
+        files = results.imported_files()
         config = {
-            "command": command(script.name, self.config),
-            "options": {k: v for k, v in vars(self.config).items() if not isinstance(v, Path)},
+            "command": command(script, self.config),
+            "options": saved_options(self.config),
             "device": str(self.device),
             "threads": torch.get_num_threads(),
+            "seconds": round(time.perf_counter() - self.started, 1),
             "versions": results.versions(),
-            "data_sha256": fingerprint,
-            "upstream_sha256": self.upstream,
-            "code_sha256": results.code_sha256(script),
-            "numbers_sha256": results.numbers_sha256(),
             "git_commit": results.git_commit(),
-            "files_sha256": {path.name: results.sha256(path) for path in sorted(self.folder.iterdir())},
+            "code_files": files,
+            "code_sha256": results.code_sha256(files),
+            "data_sha256": data_sha256,
+            "built_on": {
+                step: results.result_sha256(written) for step, written in self.needed.items()
+            },
+            "files_sha256": {
+                path.name: results.sha256(path) for path in sorted(self.folder.iterdir())
+            },
         }
         results.write_json(self.folder / "config.json", config)
-        results.swap_in(self.folder, self.target)
-        print(*summary["answer"], f"figures and numbers: {self.target}", sep="\n")
-        return summary
+        try:
+            self.workspace.swap_in()
+        except OSError as error:
+            kept = self.workspace.keep()
+            reason = f"cannot put results into {self.workspace.target} ({error.strerror})"
+            raise RunError(f"{reason}: they are finished, in {kept}") from error
+        print(f"figures and numbers: {self.workspace.target}")
 
 
-def start(config: Options, name: str, needs: tuple[str, ...] = ()) -> Step:
-    """Begin a run in an empty folder beside ``<output-dir>/<name>``; InputError if that or what it ``needs`` fails."""
-    started, torch_device = time.perf_counter(), device(config.device)
-    upstream = {}
-    for needed in needs:
-        written = results.read_config(config.output_dir / needed)
-        dataset = written["options"]["dataset"] if written else "no finished results"
-        if dataset != config.dataset:
-            remedy = f"python {MADE_BY.get(needed, f'{needed}.py')} --dataset {config.dataset} --output-dir"
-            where, folder = config.output_dir / needed, shlex.quote(str(config.output_dir))
-            raise InputError(f"{where}: got {dataset}, expected {config.dataset}: make it with `{remedy} {folder}`")
-        upstream[needed] = results.result_sha256(written)
-    target = config.output_dir / name
+def start(name: str, config: Options, needs: tuple[str, ...] = ()) -> Results:
+    """Begin a run that writes to ``<output-dir>/<name>`` and reads the steps it ``needs``.
+
+    InputError if the folder cannot be written, or naming every step that is missing with the
+    command that makes it. What is unfinished when the process ends is removed.
+    """
+    return Results(name, config, needs)
+
+
+def read_needed(name: str, needs: tuple[str, ...], config: Options) -> dict[str, dict[str, Any]]:
+    """Return the config.json of each step that ``name`` needs; InputError if any is missing or of
+    other images.
+    """
+    found, missing = {}, []
+    for step in needs:
+        written = results.read_config(config.output_dir / step)
+        if (
+            written
+            and written["options"]["dataset"] == config.dataset
+            and written["options"]["seed"] == config.seed
+        ):
+            found[step] = written
+        else:
+            missing.append(step)
+    if missing:
+        options = shlex.join(shared_options(config))
+        commands = []
+        for step in missing:
+            without_options = command(REPOSITORY / f"{step}.py", Options())
+            commands.append(f"{without_options} {options}".strip())
+        raise InputError(
+            f"{name} needs finished results of {', '.join(needs)} for {config.dataset},"
+            f" seed {config.seed}, in {config.output_dir}: got none of {', '.join(missing)}:"
+            f" run {'; '.join(commands)}"
+        )
+    return found
+
+
+def read_table(path: Path) -> pandas.DataFrame:
+    """Return a numbers.csv or history.csv; InputError if it cannot be read."""
     try:
-        folder = results.begin(target)
-    except OSError as error:
-        raise InputError(f"cannot write to {target} ({error.strerror}): give another --output-dir") from error
-    return Step(config, torch_device, folder, target, upstream, started)
+        return pandas.read_csv(
+            path, keep_default_na=False, na_values={"value": [""]}, float_precision="round_trip"
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}): run its script again") from error
 
 
-def command(script: str, config: Options) -> str:
-    """Return the command that repeats a run: its options that are not the default, folders and device aside."""
-    words = ["python", script]
+def shared_options(config: Options) -> list[str]:
+    """Return the options with which another step finds this one's data and results."""
+    words = []
+    for name in ("dataset", "seed", "data_dir", "output_dir"):
+        if getattr(config, name) != getattr(Options, name):
+            words += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
+    return words
+
+
+def saved_options(config: Options) -> dict[str, Any]:
+    """Return the options that change numbers: all but folders and device."""
+    kept = {}
+    for name, value in vars(config).items():
+        if not isinstance(value, Path) and name != "device":
+            kept[name] = value
+    return kept
+
+
+def command(script: str | Path, config: Options) -> str:
+    """Return the command that repeats a run: options that are not the default, without folders and
+    device.
+    """
+    path = Path(script).resolve()
+    if path.parent == REPOSITORY / "studies":
+        words = ["python", "-m", f"studies.{path.stem}"]
+    else:
+        words = ["python", path.name]
     for field in dataclasses.fields(config):
-        value, option = getattr(config, field.name), field.name.replace("_", "-")
-        if field.name not in ("data_dir", "output_dir", "device") and value != field.default:
-            words += [f"--{option}", str(value)] if type(value) is not bool else [f"--{'' if value else 'no-'}{option}"]
+        value = getattr(config, field.name)
+        if field.name in saved_options(config) and value != field.default:
+            words.append(f"--{field.name.replace('_', '-')}")
+            if isinstance(value, (list, tuple)):
+                words += [str(item) for item in value]
+            elif value is not True:
+                words.append(str(value))
     return shlex.join(words)

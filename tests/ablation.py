@@ -50,7 +50,9 @@ class Row(NamedTuple):
     seeds: tuple[int, ...] = SEEDS
 
 
-NARROW = {f"q1_autoencoder.{part.__name__}": partial(part, hidden=55) for part in (Encoder, Decoder)}
+NARROW = {
+    f"q1_autoencoder.{part.__name__}": partial(part, hidden=55) for part in (Encoder, Decoder)
+}
 Q2_SMALL = {"batch_size": 128, "learning_rate": 0.01, "epochs": 12}
 Q4_BEFORE = {"iterations": 1_000, "batch_size": 50}
 AS_WRITTEN = {"common.few_shot.warp_and_thicken": augment.STRONG_WARP}
@@ -108,23 +110,34 @@ UPSTREAM = (("q1_autoencoder", "q1_autoencoder", {}), ("q1_undo", "q1_autoencode
             ("q4_few_shot", "q4_few_shot", {}))  # fmt: skip
 
 
-def fit_and_stop(model: Any, loss_fn: Any, split: Any, held_out: dict[str, Any], **settings: Any) -> None:
+def fit_and_stop(
+    model: Any, loss_fn: Any, split: Any, held_out: dict[str, Any], **settings: Any
+) -> None:
     """Stand in for ``train.fit``: train, measure on the validation images, and leave main."""
     started = time.process_time()
     FIT(model, loss_fn, split, {}, **settings | {"looks": ()})
     seconds = time.process_time() - started
-    raise Measured([validated(model, loss_fn, held_out["validation"], q2_classifier.COPIES) | {"seconds": seconds}])
+    raise Measured(
+        [
+            validated(model, loss_fn, held_out["validation"], q2_classifier.COPIES)
+            | {"seconds": seconds}
+        ]
+    )
 
 
 def validated(model: Any, loss_fn: Any, validation: Any, copies: int) -> dict[str, float]:
     """Return a model's metrics on the validation images, a classifier's averaged over warps too."""
     metrics = train.evaluate(model, loss_fn, validation)
     if "accuracy" in metrics:
-        metrics["averaged_accuracy"] = train.evaluate(Averaged(model, copies), loss_fn, validation)["accuracy"]
+        metrics["averaged_accuracy"] = train.evaluate(Averaged(model, copies), loss_fn, validation)[
+            "accuracy"
+        ]
     return metrics
 
 
-def fits_and_stop(variant: str, function: Any, jobs: list[tuple[str, Any]], device: torch.device) -> None:
+def fits_and_stop(
+    variant: str, function: Any, jobs: list[tuple[str, Any]], device: torch.device
+) -> None:
     """Stand in for ``few_shot.side_by_side``: do the jobs of one variant on balanced subsets, and leave main."""
     values = []
     for job in [job for job in jobs if job[0] == variant and job[1].name != "first"]:
@@ -135,7 +148,14 @@ def fits_and_stop(variant: str, function: Any, jobs: list[tuple[str, Any]], devi
 
 
 def few_shot_validated(
-    folder: Path, variant: str, subset: Any, model: Any, history: Any, loss_fn: Any, dataset: Any, *_: Any
+    folder: Path,
+    variant: str,
+    subset: Any,
+    model: Any,
+    history: Any,
+    loss_fn: Any,
+    dataset: Any,
+    *_: Any,
 ) -> dict[str, float]:
     """Stand in for ``few_shot.measured``."""
     started = time.process_time()
@@ -145,12 +165,18 @@ def few_shot_validated(
 
 def measure(row: Row, seed: int, config: Config) -> list[dict[str, float]]:
     """Return what a row's script measures with a seed, a dictionary for each fit."""
-    module, folder = importlib.import_module(row.script), config.output_dir / "ablation" / f"seed{seed}"
+    module, folder = (
+        importlib.import_module(row.script),
+        config.output_dir / "ablation" / f"seed{seed}",
+    )
     shared = {"seed": seed, "output_dir": folder, "data_dir": config.data_dir, "device": "cpu"}
     patches = {"common.train.fit": fit_and_stop}
     if row.variant:
         patches = {"common.few_shot.side_by_side": partial(fits_and_stop, row.variant)}
-        patches |= {"common.few_shot.measured": few_shot_validated, "common.few_shot.LOOKS": math.inf}  # no curves
+        patches |= {
+            "common.few_shot.measured": few_shot_validated,
+            "common.few_shot.LOOKS": math.inf,
+        }  # no curves
     with contextlib.ExitStack() as stack:
         for name, value in (patches | row.constants).items():
             stack.enter_context(mock.patch(name, value))
@@ -168,9 +194,16 @@ def prepare(seed: int, config: Config) -> None:
     folder = config.output_dir / "ablation" / f"seed{seed}"
     for name, script, options in UPSTREAM:
         module = importlib.import_module(script)
-        if (results.read_config(folder / name) or {}).get("numbers_sha256") != results.numbers_sha256():
-            with mock.patch.object(module, "figures", lambda *_: {}), contextlib.redirect_stdout(None):
-                module.main(module.Config(seed=seed, output_dir=folder, data_dir=config.data_dir, **options))
+        if (results.read_config(folder / name) or {}).get(
+            "numbers_sha256"
+        ) != results.numbers_sha256():
+            with (
+                mock.patch.object(module, "figures", lambda *_: {}),
+                contextlib.redirect_stdout(None),
+            ):
+                module.main(
+                    module.Config(seed=seed, output_dir=folder, data_dir=config.data_dir, **options)
+                )
 
 
 def table(rows: list[Row], runs: dict[tuple[str, int], list[dict[str, float]]]) -> list[str]:
@@ -192,7 +225,9 @@ def table(rows: list[Row], runs: dict[tuple[str, int], list[dict[str, float]]]) 
 
 
 def spread(values: list[float], name: str) -> str:
-    scale, digits, unit = (100, 2, " %") if "accuracy" in name else (1, 1, "") if name == "seconds" else (1, 5, "")
+    scale, digits, unit = (
+        (100, 2, " %") if "accuracy" in name else (1, 1, "") if name == "seconds" else (1, 5, "")
+    )
     deviation = f" ± {scale * statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{scale * statistics.fmean(values):.{digits}f}{deviation}{unit}"
 

@@ -1,27 +1,39 @@
-"""The synthetic digits as fixtures."""
+"""What all tests share."""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: the tests run side by side, a process per core
+# Before torch is imported: the tests run side by side, a process for each core.
+os.environ["OMP_NUM_THREADS"] = "1"
 
+from pathlib import Path
+
+import filelock
 import pytest
 
-from tests import synthetic
+from tests import helpers
 
 
 @pytest.fixture(scope="session")
-def raw_contents() -> dict[str, bytes]:
-    """The four files of the synthetic dataset, name -> plain content."""
-    return synthetic.raw_contents()
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small digits, for ``--dataset own --data-dir``."""
+    return helpers.write_idx_files(tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture
-def known_files(raw_contents, monkeypatch):
-    """Make "mnist" mean the synthetic files, with their checksums and with mirrors that do not exist."""
-    return synthetic.make_known(monkeypatch, raw_contents)
+@pytest.fixture(scope="session")
+def five_commands(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The five commands of README, in order, with small options, into an empty folder.
+
+    Returns the folder and, by script, what it printed. They are run once for all processes.
+    """
+    shared = tmp_path_factory.getbasetemp().parent / "five-commands"
+    with filelock.FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            helpers.run_five_commands(shared)
+    printed = {path.stem: path.read_text() for path in shared.glob("*.txt")}
+    return shared / "outputs", printed
 
 
-@pytest.fixture
-def data_dir(tmp_path, raw_contents, known_files):
-    """A data folder that holds the synthetic files."""
-    return synthetic.write(tmp_path / "data", raw_contents)
+@pytest.fixture(scope="session")
+def trained(five_commands: tuple[Path, dict[str, str]]) -> Path:
+    """A folder of small results of q1 to q5, of dataset own and seed 0."""
+    return five_commands[0]

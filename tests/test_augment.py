@@ -21,20 +21,29 @@ def some_images(count: int) -> torch.Tensor:
 
 
 def warped_copies(image: torch.Tensor, count: int, **strengths: float) -> numpy.ndarray:
-    return warp(image.expand(count, 1, 28, 28), seeded(), **(STILL | strengths))[:, 0].numpy()  # (count, 28, 28)
+    return warp(image.expand(count, 1, 28, 28), seeded(), **(STILL | strengths))[
+        :, 0
+    ].numpy()  # (count, 28, 28)
 
 
 def origins(count: int, **strengths: float) -> numpy.ndarray:
     """Return row and column that each pixel of ``count`` results comes from: (count, 2, 28, 28), right inside it."""
-    return numpy.stack([warped_copies(torch.from_numpy(ramp), count, **strengths) for ramp in GRID], axis=1)
+    return numpy.stack(
+        [warped_copies(torch.from_numpy(ramp), count, **strengths) for ramp in GRID], axis=1
+    )
 
 
 def affine_parts(origin: numpy.ndarray) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Check warps to be affine; return matrices (N, 2, 2) and offsets (N, 2) from the result's row and column."""
-    down, right = origin[:, :, 19, 13] - origin[:, :, 8, 13], origin[:, :, 13, 19] - origin[:, :, 13, 8]
+    down, right = (
+        origin[:, :, 19, 13] - origin[:, :, 8, 13],
+        origin[:, :, 13, 19] - origin[:, :, 13, 8],
+    )
     matrices = numpy.stack([down, right], axis=2) / 11
     offsets = origin[:, :, 13:15, 13:15].mean((2, 3)) - CENTRE
-    expected = numpy.einsum("nij,jrc->nirc", matrices, GRID - CENTRE) + CENTRE + offsets[:, :, None, None]
+    expected = (
+        numpy.einsum("nij,jrc->nirc", matrices, GRID - CENTRE) + CENTRE + offsets[:, :, None, None]
+    )
     numpy.testing.assert_allclose(origin[:, :, 8:20, 8:20], expected[:, :, 8:20, 8:20], atol=1e-3)
     return matrices, offsets
 
@@ -44,7 +53,9 @@ def assert_uniform(values: numpy.ndarray, limit: float) -> None:
     assert numpy.abs(values).max() <= limit + 1e-4
     for column in values.reshape(300, -1).T:
         counts, _ = numpy.histogram(column, bins=5, range=(-limit, limit))
-        assert 35 < counts.min() <= counts.max() < 85  # 60 expected, and 25 are 3.6 standard deviations
+        assert (
+            35 < counts.min() <= counts.max() < 85
+        )  # 60 expected, and 25 are 3.6 standard deviations
     assert values.ndim == 1 or abs(numpy.corrcoef(values.T)[0, 1]) < 0.2
 
 
@@ -72,7 +83,9 @@ def test_random_numbers_come_from_the_generator_alone():
 @pytest.mark.parametrize("part", STILL)
 def test_every_image_of_a_batch_gets_another_warp_by_every_part(part):
     shown = warped_copies(some_images(1)[0, 0], 7, **{part: LARGE[part]})  # (7, 28, 28)
-    assert numpy.abs(shown[:, None] - shown[None]).max((2, 3))[~numpy.eye(7, dtype=bool)].min() > 0.01
+    assert (
+        numpy.abs(shown[:, None] - shown[None]).max((2, 3))[~numpy.eye(7, dtype=bool)].min() > 0.01
+    )
 
 
 @pytest.mark.parametrize("part", ["rotation", "scale", "shear", "shift"])
@@ -80,7 +93,12 @@ def test_affine_parts_fill_their_range_and_do_nothing_else_as_scipy_confirms(par
     matrices, offsets = affine_parts(origins(300, **{part: LARGE[part]}))
     factors, slopes = matrices[:, [0, 1], [0, 1]], matrices[:, 1, 0]
     turns = numpy.arctan2(matrices[:, 0, 1], factors[:, 0])
-    values = {"rotation": numpy.degrees(turns), "scale": factors - 1, "shear": slopes, "shift": offsets}
+    values = {
+        "rotation": numpy.degrees(turns),
+        "scale": factors - 1,
+        "shear": slopes,
+        "shift": offsets,
+    }
     assert_uniform(values[part], LARGE[part])
     one, nought, cos, sin = numpy.ones(300), numpy.zeros(300), numpy.cos(turns), numpy.sin(turns)
     by_hand = {
@@ -95,14 +113,21 @@ def test_affine_parts_fill_their_range_and_do_nothing_else_as_scipy_confirms(par
     results = warped_copies(image, 300, **{part: LARGE[part]})
     for matrix, offset, result in list(zip(matrices, offsets, results, strict=True))[:20]:
         start = CENTRE + offset - matrix @ [CENTRE, CENTRE]
-        expected = scipy.ndimage.affine_transform(image.numpy(), matrix, start, order=1, mode="grid-constant")
-        numpy.testing.assert_allclose(result, expected, atol=5e-4)  # zeros around the image included
+        expected = scipy.ndimage.affine_transform(
+            image.numpy(), matrix, start, order=1, mode="grid-constant"
+        )
+        numpy.testing.assert_allclose(
+            result, expected, atol=5e-4
+        )  # zeros around the image included
 
 
 def test_rotation_scale_and_shear_together_leave_the_centre_in_place():
     matrices, offsets = affine_parts(origins(50, rotation=30, scale=0.2, shear=0.2))
     areas = numpy.linalg.det(matrices)
-    assert numpy.abs(offsets).max() < 1e-3 and 0.8**2 - 1e-3 <= areas.min() < areas.max() <= 1.2**2 + 1e-3
+    assert (
+        numpy.abs(offsets).max() < 1e-3
+        and 0.8**2 - 1e-3 <= areas.min() < areas.max() <= 1.2**2 + 1e-3
+    )
 
 
 @pytest.mark.parametrize("elastic", [0.5, 1.5])
@@ -111,11 +136,18 @@ def test_elastic_displacements_have_the_standard_deviation_asked_for_at_a_node(e
     moved = origins(400, elastic=elastic) - GRID
     for row, column in ((7, 7), (7, 20), (20, 7), (13, 20)):
         node = moved[:, :, row, column]
-        assert node.std(0) == pytest.approx(elastic, rel=0.12) and numpy.abs(node.mean(0)).max() < 0.2 * elastic
+        assert (
+            node.std(0) == pytest.approx(elastic, rel=0.12)
+            and numpy.abs(node.mean(0)).max() < 0.2 * elastic
+        )
         assert abs(numpy.corrcoef(node.T)[0, 1]) < 0.2  # rows and columns move independently
     for axis in (0, 1):
-        here, near, far = (moved[:, axis, row, column] for row, column in ((7, 7), (7, 8), (20, 20)))
-        assert numpy.corrcoef(here, near)[0, 1] > 0.95 and abs(numpy.corrcoef(here, far)[0, 1]) < 0.2
+        here, near, far = (
+            moved[:, axis, row, column] for row, column in ((7, 7), (7, 8), (20, 20))
+        )
+        assert (
+            numpy.corrcoef(here, near)[0, 1] > 0.95 and abs(numpy.corrcoef(here, far)[0, 1]) < 0.2
+        )
 
 
 def test_strokes_are_blended_with_the_highest_or_lowest_of_3x3_pixels_as_scipy_confirms():
@@ -137,7 +169,9 @@ def test_strokes_are_blended_with_the_highest_or_lowest_of_3x3_pixels_as_scipy_c
     numpy.testing.assert_allclose(changed, by_hand, atol=1e-5)
     assert 150 < thicker.sum() < 250
     for weights, most in ((up[thicker], 0.6), (down[~thicker], 0.3)):
-        assert 0.95 * most < weights.max() <= most + 1e-5 and weights.mean() == pytest.approx(most / 2, rel=0.15)
+        assert 0.95 * most < weights.max() <= most + 1e-5 and weights.mean() == pytest.approx(
+            most / 2, rel=0.15
+        )
 
 
 def test_averaged_answers_are_the_mean_of_the_probabilities_over_image_and_warps():

@@ -39,27 +39,42 @@ def path(tmp_path):
 
 def refusal(path: Path, model_class: type = torch.nn.Module) -> str:
     """Return the message with which ``load`` refuses the file: one line that names it and what to do."""
-    with pytest.raises(run.InputError, match=rf"^cannot use {path} .*: run its script again\Z") as error:
+    with pytest.raises(
+        run.InputError, match=rf"^cannot use {path} .*: run its script again\Z"
+    ) as error:
         checkpoint.load(path, model_class)
     return str(error.value)
 
 
 @pytest.mark.parametrize(
     "model",
-    [Encoder(4, [2, 3, 4], 5, False), Decoder(4), Head(4, 9), autoencoder(), Classifier(Encoder(*SIZES), Head(5))],
+    [
+        Encoder(4, [2, 3, 4], 5, False),
+        Decoder(4),
+        Head(4, 9),
+        autoencoder(),
+        Classifier(Encoder(*SIZES), Head(5)),
+    ],
     ids=lambda model: type(model).__name__,
 )
 def test_a_model_is_rebuilt_from_its_file_alone_and_saves_to_the_same_bytes(model, path):
     with torch.no_grad():
-        next(model.parameters()).view(-1)[:5] = torch.tensor([float("nan"), float("-inf"), -0.0, 1e-45, 1 / 3])
+        next(model.parameters()).view(-1)[:5] = torch.tensor(
+            [float("nan"), float("-inf"), -0.0, 1e-45, 1 / 3]
+        )
     before = digest(model.train())
     checkpoint.save(path, model, SomeOptions(), RECORD)
     assert digest(model) == before and all(module.training for module in model.modules())
     loaded, content = checkpoint.load(path, type(model)).model, path.read_bytes()
     assert str(loaded) == str(model)
-    assert digest(loaded) == before == digest(load_file(path))  # as any reader of safetensors has it
+    assert (
+        digest(loaded) == before == digest(load_file(path))
+    )  # as any reader of safetensors has it
     assert not any(module.training for module in loaded.modules())
-    assert all(parameter.requires_grad and parameter.device.type == "cpu" for parameter in loaded.parameters())
+    assert all(
+        parameter.requires_grad and parameter.device.type == "cpu"
+        for parameter in loaded.parameters()
+    )
     checkpoint.save(path, loaded, SomeOptions(), RECORD)
     assert path.read_bytes() == content
 
@@ -77,10 +92,16 @@ def test_equal_content_gives_equal_bytes_and_other_content_others(path, tmp_path
         return (tmp_path / "other name").read_bytes()
 
     same, other = autoencoder().to(memory_format=torch.channels_last), autoencoder()
-    elsewhere = SomeOptions(data_dir=tmp_path, output_dir=tmp_path, extra_folder=tmp_path, device="cpu")
+    elsewhere = SomeOptions(
+        data_dir=tmp_path, output_dir=tmp_path, extra_folder=tmp_path, device="cpu"
+    )
     assert content(same, elsewhere, pickle.loads(pickle.dumps(RECORD))) == path.read_bytes()
     other.decoder.linear[0].bias.data[0] = 1e-30
-    others = [(other, SomeOptions(), RECORD), (same, SomeOptions(seed=1), RECORD), (same, SomeOptions(), SCORES)]
+    others = [
+        (other, SomeOptions(), RECORD),
+        (same, SomeOptions(seed=1), RECORD),
+        (same, SomeOptions(), SCORES),
+    ]
     assert len({path.read_bytes(), *(content(*changed) for changed in others)}) == 4
 
 
@@ -88,7 +109,9 @@ def test_flipped_bits_are_refused_or_change_nothing(path):
     whole, original, refused = path.read_bytes(), checkpoint.load(path), 0
     description = range(whole.index(b"__metadata__"), whole.index(b"sha256"))
     for position in [*range(8), *description[::9], *random.Random(0).sample(range(len(whole)), 70)]:
-        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1 << position % 6]) + whole[position + 1 :])
+        path.write_bytes(
+            whole[:position] + bytes([whole[position] ^ 1 << position % 6]) + whole[position + 1 :]
+        )
         try:
             loaded = checkpoint.load(path)
         except run.InputError:
@@ -104,10 +127,22 @@ def test_files_that_are_missing_cut_short_lengthened_or_foreign_are_refused(path
     whole = path.read_bytes()
     cut = [whole[:length] for length in {*range(0, len(whole), 199), 1, 2, 8, 10, len(whole) - 1}]
     noise = [random.Random(seed).randbytes((1, 2, 10, 1_000)[seed % 4]) for seed in range(60)]
-    for content in [*cut, *noise, whole + b"\0", b"\xff" * 8 + whole[8:], b"<html>404 not found</html>"]:
+    for content in [
+        *cut,
+        *noise,
+        whole + b"\0",
+        b"\xff" * 8 + whole[8:],
+        b"<html>404 not found</html>",
+    ]:
         path.write_bytes(content)
         refusal(path)
-    for metadata in (None, {"format": "pt"}, {"checkpoint": "{}"}, {"checkpoint": "3"}, {"checkpoint": "[" * 100_000}):
+    for metadata in (
+        None,
+        {"format": "pt"},
+        {"checkpoint": "{}"},
+        {"checkpoint": "3"},
+        {"checkpoint": "[" * 100_000},
+    ):
         save_file(dict(Head().state_dict()), path, metadata)
         refusal(path)
     torch.save(Head().state_dict(), path)
@@ -133,10 +168,16 @@ def test_code_in_a_renamed_pickle_is_refused_and_not_executed(path, tmp_path):
         (" ", "", {"extra": torch.zeros(2)}, ["Unexpected", "extra"]),
     ],
 )
-def test_another_description_or_other_weights_are_refused_although_their_sha256_fits(old, new, weights, words, path):
+def test_another_description_or_other_weights_are_refused_although_their_sha256_fits(
+    old, new, weights, words, path
+):
     with safe_open(path, "pt") as file:
         content = json.loads(file.metadata()["checkpoint"].replace(old, new))
-    tensors = {name: tensor for name, tensor in (load_file(path) | weights).items() if tensor is not None}
-    content |= {"sha256": checkpoint._digest({k: v for k, v in content.items() if k != "sha256"}, tensors)}
+    tensors = {
+        name: tensor for name, tensor in (load_file(path) | weights).items() if tensor is not None
+    }
+    content |= {
+        "sha256": checkpoint._digest({k: v for k, v in content.items() if k != "sha256"}, tensors)
+    }
     save_file(tensors, path, {"checkpoint": json.dumps(content)})
     assert not [word for word in words if word not in refusal(path)]

@@ -32,7 +32,10 @@ class ReadsThePixel(nn.Module):
 def of_digits(digits) -> numpy.ndarray:
     """Return images that ``ReadsThePixel`` reads as ``digits``; their last pixel holds their index."""
     drawn = numpy.zeros((len(digits), 1, 28, 28), numpy.float32)
-    drawn[:, 0, 0, 0], drawn[:, 0, 27, 27] = numpy.array(digits) / 10, numpy.arange(len(digits)) / 100
+    drawn[:, 0, 0, 0], drawn[:, 0, 27, 27] = (
+        numpy.array(digits) / 10,
+        numpy.arange(len(digits)) / 100,
+    )
     return drawn
 
 
@@ -48,7 +51,9 @@ def test_frames_are_those_of_the_iterations_asked_for_and_come_back_from_their_f
     assert not torch.allclose(frames[2], frames[10], atol=1e-3)
     examples.save(tmp_path / "frames", frames)
     again = examples.load(tmp_path / "frames")
-    assert [*again] == [2, 10] and all(torch.equal(again[iteration], frames[iteration]) for iteration in frames)
+    assert [*again] == [2, 10] and all(
+        torch.equal(again[iteration], frames[iteration]) for iteration in frames
+    )
 
 
 @pytest.mark.parametrize("content", [None, b"no tensors"])
@@ -66,7 +71,9 @@ def test_a_walk_begins_and_ends_with_the_reconstructions_of_two_images_and_is_st
         ends = model(test.inputs[[start, end]]).sigmoid()
         assert title == f"from a {start} to a {end}" and len(rows["Q1"]) == examples.WALK_STEPS
         assert torch.allclose(rows["Q1"][[0, -1]], ends, atol=1e-5)
-        middle = model.decoder(model.encoder(test.inputs[[start, end]]).mean(0, keepdim=True)).sigmoid()
+        middle = model.decoder(
+            model.encoder(test.inputs[[start, end]]).mean(0, keepdim=True)
+        ).sigmoid()
         assert torch.allclose(rows["Q1"][[examples.WALK_STEPS // 2]], middle, atol=1e-5)
         assert (readings[title]["Q1"] == (10 * rows["Q1"][:, 0, 0, 0]).round().int().numpy()).all()
 
@@ -82,7 +89,10 @@ def test_those_that_q1_alone_turns_into_another_digit_come_first_and_all_are_cou
     assert counts == (23, 2, 1)
     indices = (100 * groups[""]["original"][:, 0, 27, 27]).round().int().tolist()
     assert indices == [2, 0, 7, 9, 11, 13, 15, 17, 4, 3, 6, 8, 10, 12, 14, 16]
-    assert readings[""]["Q1"].tolist() == q1[indices].tolist() and shown[""]["Q1"].tolist() == labels[indices].tolist()
+    assert (
+        readings[""]["Q1"].tolist() == q1[indices].tolist()
+        and shown[""]["Q1"].tolist() == labels[indices].tolist()
+    )
     assert readings[""]["Q3"].tolist() == q3[indices].tolist()
 
 
@@ -94,5 +104,10 @@ def test_the_strip_of_an_overfit_has_the_iteration_of_the_lowest_test_loss_and_b
     assert lowest == 16
     for title, half in (("labelled images, trained on", slice(0, 2)), ("test images", slice(2, 4))):
         rows = groups[title]
-        assert [*rows] == ["original", "iteration 2", "lowest test loss:\niteration 16", "iteration 128"]
+        assert [*rows] == [
+            "original",
+            "iteration 2",
+            "lowest test loss:\niteration 16",
+            "iteration 128",
+        ]
         assert torch.equal(rows["original"], images(4)[half]) and (rows["iteration 128"] == 7).all()

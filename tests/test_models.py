@@ -22,10 +22,16 @@ def autoencoder(*sizes) -> Autoencoder:
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
+    ]
 
 
-def traced(model: nn.Module, batch: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+def traced(
+    model: nn.Module, batch: torch.Tensor
+) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
     """Return the input and output of each layer that has weights, in the order they ran, and the model's output."""
     records = []
 
@@ -53,7 +59,9 @@ def test_parameter_counts_worked_out_by_hand():
 
 
 @pytest.mark.parametrize("batch", [1, 7])
-@pytest.mark.parametrize("sizes", [(12, (16, 32, 64), 128), (1, (2, 3, 5), 4), (33, [8, 8, 8], 16)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(12, (16, 32, 64), 128), (1, (2, 3, 5), 4), (33, [8, 8, 8], 16)], ids=str
+)
 def test_composed_models_run_their_parts_in_order_at_every_size(batch, sizes):
     model, head, images = autoencoder(*sizes), Head(sizes[0]), some_images(batch)
     latents = model.encoder(images)
@@ -69,12 +77,16 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch_nor_on_the_memory_f
         one_by_one = torch.cat([part(image[None]) for image in images])
         assert (one_by_one.std(0) > 0).any()  # or the images would not matter at all
         assert torch.allclose(part(images), one_by_one, atol=1e-5)
-        assert torch.allclose(part.to(memory_format=torch.channels_last)(images), one_by_one, atol=1e-5)
+        assert torch.allclose(
+            part.to(memory_format=torch.channels_last)(images), one_by_one, atol=1e-5
+        )
 
 
 def test_decoder_mirrors_every_intermediate_shape_of_the_encoder():
     model = autoencoder()
-    assert [type(layer) for layer in layers(model)] == 3 * [nn.Conv2d] + 4 * [nn.Linear] + 3 * [nn.ConvTranspose2d]
+    assert [type(layer) for layer in layers(model)] == 3 * [nn.Conv2d] + 4 * [nn.Linear] + 3 * [
+        nn.ConvTranspose2d
+    ]
     for layer in [*layers(model)[:3], *layers(model)[-3:]]:
         assert (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (2, 2), (1, 1))
     downwards, latents = traced(model.encoder, some_images(2))
@@ -86,7 +98,9 @@ def test_decoder_mirrors_every_intermediate_shape_of_the_encoder():
     assert [output.shape for _, output in downwards + upwards] == [*down[1:], up[1], flat, *up[3:]]
 
 
-@pytest.mark.parametrize("kind, without", [(Encoder, None), (Encoder, 3), (Decoder, None), (Decoder, 0), (Head, None)])
+@pytest.mark.parametrize(
+    "kind, without", [(Encoder, None), (Encoder, 3), (Decoder, None), (Decoder, 0), (Head, None)]
+)
 def test_relu_follows_every_layer_but_the_last_and_the_hidden_one_on_request(kind, without):
     options = {} if without is None else {"hidden_relu": False}
     batch = some_images(5) - 0.5 if kind is Encoder else torch.randn(5, 12, generator=seeded())
@@ -118,7 +132,9 @@ def test_pixels_are_the_sigmoid_of_the_logits():
 def test_a_wrong_batch_is_one_line_with_got_and_expected(model, shape, dtype, expected):
     with pytest.raises(ValueError) as error:
         model()(torch.zeros(shape, dtype=dtype))
-    assert str(error.value).startswith(f"{model.__name__}: got {shape} {dtype}, expected {expected} torch.float32")
+    assert str(error.value).startswith(
+        f"{model.__name__}: got {shape} {dtype}, expected {expected} torch.float32"
+    )
     assert "\n" not in str(error.value)
 
 
@@ -134,10 +150,15 @@ EXPECTED_STD = {
 @pytest.mark.parametrize("kind", EXPECTED_STD)
 def test_weights_have_the_standard_deviation_worked_out_by_hand_and_biases_are_zero(kind):
     generator = seeded()
-    models = [layers(kind(generator=generator)) for _ in range(15)]  # the smallest layer has 144 weights: too few
+    models = [
+        layers(kind(generator=generator)) for _ in range(15)
+    ]  # the smallest layer has 144 weights: too few
     for copies, expected in zip(zip(*models, strict=True), EXPECTED_STD[kind], strict=True):
         weights = torch.stack([layer.weight.detach() for layer in copies])
-        assert weights.std().item() == pytest.approx(expected, rel=0.05) and abs(weights.mean()) < 0.1 * expected
+        assert (
+            weights.std().item() == pytest.approx(expected, rel=0.05)
+            and abs(weights.mean()) < 0.1 * expected
+        )
         assert all((layer.bias == 0).all() for layer in copies)
 
 
@@ -189,7 +210,12 @@ def test_digest_changes_with_one_bit_and_back_and_with_nothing_else():
         bits ^= 1
         assert digest(encoder) == before
     reverse = dict(reversed(encoder.state_dict().items()))
-    for same in (encoder.state_dict(), reverse, encoder.to(memory_format=torch.channels_last), frozen(encoder)):
+    for same in (
+        encoder.state_dict(),
+        reverse,
+        encoder.to(memory_format=torch.channels_last),
+        frozen(encoder),
+    ):
         assert digest(same) == before
 
 

@@ -1,182 +1,227 @@
-"""Tests of reproduce.py: what runs when, what is skipped, what a failure leaves, with scripts that only begin."""
+"""Tests of reproduce.py: what runs when, what is skipped, and what a failure leaves."""
 
-import functools
+import dataclasses
 import importlib
-import json
-import re
-import subprocess
-import sys
-from concurrent.futures import Future
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 import reproduce
-from common import report, results, run
-from common.engines import Ended
+from common import results, run
+from tests import helpers
+from tests.toy_repository import ToyRepository, numbers_of
 
-ALL = [step.folder for step in reproduce.STEPS]
-# By how much is to wait for a step, and when what it needs is there.
-IN_ORDER = ["q1_autoencoder", "q4_few_shot", "q1_undo", "q5_transfer", "q2_classifier", "q2_plain", "q3_frozen_decoder"]
-
-
-class Pretended:
-    """An engine of scripts whose main leaves finished results where it would begin, with real options, needs, code."""
-
-    def __init__(self, tmp_path, monkeypatch):
-        self.outputs, self.patch = tmp_path / "outputs", monkeypatch
-        self.ran, self.failing, self.bits, self.fingerprint, self.start = [], {}, "", "data", run.start
-        self.slots, self.most, self.stopped = 1, 0, False
-        monkeypatch.setattr(run, "start", self.finish)
-        monkeypatch.setattr(reproduce, "start_engine", lambda _: self)
-        monkeypatch.setattr(reproduce, "prepare", lambda _: self.fingerprint)
-        monkeypatch.setattr(reproduce.signal, "signal", lambda *_: None)
-        monkeypatch.setattr(results, "git_commit", lambda: None)
-        monkeypatch.setattr(results, "code_sha256", functools.cache(results.code_sha256))
-        monkeypatch.setattr(report, "write", lambda folder: folder / "report.html")
-        monkeypatch.setattr(reproduce, "beside", lambda module, *options: f"{module} {' '.join(options)}")
-        monkeypatch.setattr(reproduce, "wait", self.wait)
-
-    def finish(self, config, name, needs=()):
-        assert needs == next((step.needs for step in reproduce.STEPS if step.folder == name), ())
-        step = self.start(config, name, needs)
-        (step.folder / "model.safetensors").write_text(f"{self.bits} of {config.seed}")
-        step.finish(self.fingerprint, [], answer=["answer"], numbers=[], figures={})
-        raise EOFError(name)  # enough of the script
-
-    def workers(self):
-        return self.slots
-
-    def submit(self, task):
-        return Future()
-
-    def wait(self, running, *_):
-        self.most = max(self.most, len(running))
-        return type("", (), {"done": list(running)[:1]})
-
-    def ended(self, task, _):
-        config = ["--data-dir", str(task.data_dir), "--output-dir", str(task.output_dir)]
-        return self.run(task.script, [*task.options, *config])
-
-    def run(self, script, options):
-        name = Path(script).stem
-        module = importlib.import_module(name)
-        config = run.parse(module.Config, "", options)
-        if not (code := self.failing.get(name, 0)):
-            with pytest.raises(EOFError) as stop:
-                module.main(config)
-            name = str(stop.value)
-        self.ran.append(name if config.seed == 0 else (name, config.seed))
-        return Ended(code, "answer\nfigures\n", f"error: {name}" if code else "")
-
-    def stop(self):
-        self.stopped = True
-
-    def __call__(self, **changes):
-        self.ran.clear()
-        reproduce.main(reproduce.Config(output_dir=self.outputs, device="cpu", **changes))
-        return self.ran
+QUESTIONS = [step.name for step in reproduce.QUESTIONS]
+STEPS = [*reproduce.QUESTIONS, *reproduce.STUDIES]
+posix = pytest.mark.skipif(os.name == "nt", reason="signals as these are POSIX's")
 
 
 @pytest.fixture
-def go(tmp_path, monkeypatch):
-    return Pretended(tmp_path, monkeypatch)
+def repository(tmp_path: Path) -> ToyRepository:
+    """A repository whose steps take no time."""
+    return ToyRepository(tmp_path)
 
 
-def test_runs_everything_once_then_nothing_then_everything_if_forced(go, capsys):
-    assert go() == IN_ORDER and sorted(IN_ORDER) == sorted(ALL) == sorted(report.STEPS)
-    printed = capsys.readouterr().out
-    assert re.search(r"\[7/7\] q3_frozen_decoder, seed 0: \d+ s; answer\n", printed) and go.stopped
-    folders = f"--output-dir {go.outputs} --data-dir {run.DATA_DIR}"
-    assert printed.endswith(f"report: {go.outputs / 'report.html'}\ncommon.draw_page {folders}\n")
-    assert go() == [] and capsys.readouterr().out.count("finished and unchanged") == 7
-    assert go(force=True) == IN_ORDER
-    assert go(seeds=(0, 2)) == [(name, 2) for name in IN_ORDER]
-    assert sorted(path.name for path in (go.outputs / "seed2").iterdir()) == sorted(ALL)
+def test_runs_what_is_not_there_after_what_it_needs_and_then_nothing(repository):
+    done = repository.run("--workers", "3")
+    assert done.returncode == 0, done.stderr
+    ran = repository.ran()
+    assert sorted(ran) == [f"{name} 0" for name in QUESTIONS]
+    for step in reproduce.QUESTIONS:
+        for needed in step.needs:
+            assert ran.index(f"{needed} 0") < ran.index(f"{step.name} 0")
+    for printed in ("the answer", str(repository.outputs / "report.html"), "the page"):
+        assert printed in done.stdout
+
+    # Other code but the same numbers: what is built on them stays.
+    script = repository.root / "q4_few_shot.py"
+    script.write_text(script.read_text() + "# and a comment\n")
+    again = repository.run()
+    assert again.returncode == 0 and repository.ran() == ["q4_few_shot 0"]
+    assert repository.run().returncode == 0 and repository.ran() == []
+    assert repository.run("--force").returncode == 0
+    assert len(repository.ran()) == len(QUESTIONS)
+
+    # Other numbers, and another seed.
+    repository.write("q4_few_shot", "NAME = 'q4_few_shot'; NEEDS = ('q1_autoencoder',)")
+    assert repository.run("--seeds", "0", "2", "--workers", "1").returncode == 0
+    ran = repository.ran()
+    assert ran[:2] == ["q4_few_shot 0", "q5_transfer 0"]
+    assert sorted(ran[2:]) == [f"{name} 2" for name in QUESTIONS]
+    made = sorted(path.name for path in (repository.outputs / "seed2").iterdir())
+    assert made == QUESTIONS
 
 
-def test_as_many_at_a_time_as_there_are_workers_and_never_before_what_is_needed(go):
-    for slots, most in ((2, 2), (5, 5), (100, 5)):
-        go.slots, go.most = slots, 0
-        ran = go(force=True)
-        assert go.most == most and sorted(ran) == sorted(ALL)
-        assert all(ran.index(need) < ran.index(step.folder) for step in reproduce.STEPS for need in step.needs)
-    go.slots = 2
-    first = go(seeds=(0, 1), force=True)[: len(ALL) + 1]
-    assert sum(isinstance(name, str) for name in first) == len(ALL), "seed 0 before the others"
+def test_a_failure_leaves_out_what_builds_on_it_and_decides_the_exit_code(repository):
+    repository.write("q4_few_shot", "sys.exit('error: as asked')")
+    done = repository.run()
+    assert done.returncode == 1 and done.stderr.endswith("error: as asked\n")
+    expected = ["q1_autoencoder 0", "q2_classifier 0", "q3_frozen_decoder 0"]
+    assert sorted(repository.ran()) == expected
+    assert not (repository.outputs / "report.html").exists()
+
+    repository.write("q4_few_shot", "os.kill(os.getpid(), 9)")
+    done = repository.run()
+    assert done.returncode == 1 and "--workers 1" in done.stderr
+    assert repository.ran() == []
+
+    repository.write("q4_few_shot")
+    assert repository.run().returncode == 0
+    assert repository.ran() == ["q4_few_shot 0", "q5_transfer 0"]
+    assert sorted(path.name for path in repository.outputs.iterdir()) == QUESTIONS
 
 
-def test_waits_for_a_first_worker(go):
-    slots = iter([0, 0])
-    go.workers = lambda: next(slots, 1)
-    go.patch.setattr(reproduce.time, "sleep", lambda _: go.ran.append("slept"))
-    assert go() == ["slept", "slept", *IN_ORDER]
+@posix
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_step_outlives_it_and_nothing_is_left_behind(repository, number):
+    told = [repository.write_hanging(name) for name in ("q1_autoencoder", "q2_classifier")]
+    process = repository.start("--workers", "2")
+    steps = [numbers_of(path)[0] for path in told]
+    assert not any(helpers.is_gone(step) for step in steps)
+    process.send_signal(number)
+    done = helpers.finish(process)
+    for step in steps:
+        helpers.wait_for(lambda step=step: helpers.is_gone(step))
+    assert done.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    assert list(repository.outputs.iterdir()) == []
+
+
+# What is current.
+
+
+@pytest.fixture
+def job(tmp_path: Path, data_dir: Path) -> reproduce.Job:
+    """The job of Q3 with finished results, of Q1 and Q2 too, in their places."""
+    config = reproduce.Config(dataset="own", data_dir=data_dir, output_dir=tmp_path, seeds=(0, 3))
+    jobs = [job for job in reproduce.plan(config) if job.options.seed == 3]
+    jobs = {job.step.name: job for job in jobs}
+    for name in ("q1_autoencoder", "q2_classifier", "q3_frozen_decoder"):
+        write_result(jobs[name])
+    return jobs["q3_frozen_decoder"]
+
+
+def write_result(job: reproduce.Job, **changes) -> None:
+    """Write a config.json, with changes, as a step's run of today would."""
+    job.folder().mkdir(parents=True, exist_ok=True)
+    (job.folder() / "numbers.csv").write_text(changes.pop("numbers", job.step.name))
+    code_files = [f"{job.step.name}.py", "common/run.py"]
+    needed = {name: results.read_config(job.options.output_dir / name) for name in job.step.needs}
+    config = {
+        "command": f"python {job.step.name}.py --dataset own --seed 3",
+        "versions": results.versions(),
+        "data_sha256": "data",
+        "built_on": {name: results.result_sha256(config) for name, config in needed.items()},
+        "code_files": code_files,
+        "code_sha256": results.code_sha256(code_files),
+        "files_sha256": {"numbers.csv": results.sha256(job.folder() / "numbers.csv")},
+    }
+    results.write_json(job.folder() / "config.json", config | changes)
+
+
+def test_results_are_current_until_anything_that_they_depend_on_changes(job):
+    assert reproduce.is_current(job, "data")
+    assert not reproduce.is_current(job, "other data")
+    changes = {
+        "command": "python q3_frozen_decoder.py --dataset own --seed 3 --epochs 1",
+        "versions": results.versions() | {"torch": "0.1"},
+        "built_on": {},
+        "code_files": ["q3_frozen_decoder.py"],
+        "code_sha256": "other code",
+    }
+    for name, value in changes.items():
+        write_result(job, **{name: value})
+        assert not reproduce.is_current(job, "data"), name
+    write_result(job)
+    assert reproduce.is_current(job, "data")
+
+    (job.folder() / "numbers.csv").write_text("damaged")
+    assert not reproduce.is_current(job, "data")
+
+
+def test_results_are_current_while_what_they_were_built_on_has_the_same_numbers(job):
+    needed = dataclasses.replace(job, step=reproduce.QUESTIONS[0])
+    write_result(needed, versions={})
+    assert reproduce.is_current(job, "data")
+    write_result(needed, numbers="other numbers")
+    assert not reproduce.is_current(job, "data")
+    (needed.folder() / "config.json").unlink()
+    assert not reproduce.is_current(job, "data")
+
+
+def test_what_the_real_scripts_write_down_is_current(tmp_path, data_dir):
+    config = reproduce.Config(dataset="own", data_dir=data_dir, output_dir=tmp_path)
+    jobs = {job.step.name: job for job in reproduce.plan(config)}
+    for step in reproduce.QUESTIONS:
+        script = importlib.import_module(step.name)
+        options = script.Config(dataset="own", data_dir=data_dir, output_dir=tmp_path, device="cpu")
+        under_way = run.start(step.name, options, step.needs)
+        assert not reproduce.is_current(jobs[step.name], "data")
+        under_way.log({"accuracy": 0.5}, model="Q", split="test")
+        under_way.finish("data")
+        assert reproduce.is_current(jobs[step.name], "data")
+
+
+# The table.
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS if step.needs], ids=lambda step: step.name)
+def test_the_table_says_what_each_script_needs(step, tmp_path, data_dir):
+    script = importlib.import_module(step.name.replace("/", "."))
+    with pytest.raises(run.InputError) as error:
+        script.main(script.Config(dataset="own", data_dir=data_dir, output_dir=tmp_path))
+    named = {other.name for other in STEPS if other.name in str(error.value)}
+    assert named - {step.name} == set(step.needs)
+
+
+def test_every_step_is_planned_for_its_seeds_after_those_of_earlier_ones():
+    for studies, steps in ((False, reproduce.QUESTIONS), (True, STEPS)):
+        jobs = reproduce.plan(reproduce.Config(seeds=(2, 0, 1), studies=studies))
+        seeds = [job.options.seed for job in jobs]
+        assert seeds == sorted(seeds, key=[2, 0, 1].index)
+        for count, seed in enumerate((2, 0, 1)):
+            planned = {job.step for job in jobs if job.options.seed == seed}
+            assert planned == {step for step in steps if step.seeds is None or count < step.seeds}
+            names = {step.name for step in planned}
+            assert all(names.issuperset(step.needs) for step in planned)
+    folders = {job.options.seed: job.options.output_dir for job in jobs}
+    assert folders == {
+        0: run.Options.output_dir,
+        1: run.Options.output_dir / "seed1",
+        2: run.Options.output_dir / "seed2",
+    }
+
+
+# The command line.
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seeds": ()},
+        {"seeds": (0, 0)},
+        {"seeds": (1, 2)},
+        {"seeds": (0, -1)},
+        {"workers": 0},
+        {"check": True, "dataset": "kmnist"},
+        {"scheduler": "host"},
+        {"scheduler": "tcp://host:1", "workers": 2},
+    ],
+)
+def test_what_cannot_be_is_refused(options):
+    with pytest.raises(run.InputError):
+        reproduce.Config(**options)
 
 
 def test_the_process_that_waits_holds_no_torch():
-    line = "import sys, reproduce; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", line], cwd=results.REPOSITORY).returncode == 0
+    done = helpers.finish(
+        helpers.start("-c", "import sys, reproduce; sys.exit('torch' in sys.modules)")
+    )
+    assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("bits", ["", "other"])
-def test_what_changed_runs_again_and_what_is_built_on_it_if_its_bits_are_others(go, bits):
-    go()
-    go.bits = bits
-    (go.outputs / "q2_classifier" / "model.safetensors").write_text("damaged")
-    assert go() == (["q2_classifier", "q3_frozen_decoder"] if bits else ["q2_classifier"])
-    code = results.code_sha256
-
-    def edited(*scripts, **options):
-        return code(*scripts, **options) + ("edited" if [path.name for path in scripts] == ["q4_few_shot.py"] else "")
-
-    go.patch.setattr(results, "code_sha256", edited)
-    assert go() == (["q4_few_shot", "q5_transfer"] if bits else ["q4_few_shot"])
-    options = ["--output-dir", str(go.outputs), "--device", "cpu", "--epochs", "9"]
-    go.run("q3_frozen_decoder.py", options)  # by hand
-    assert go() == ["q3_frozen_decoder"]
-    path = go.outputs / "q1_undo" / "config.json"  # of an earlier version of this repository
-    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "command"}))
-    assert go() == (["q1_undo", "q5_transfer"] if bits else ["q1_undo"])
-
-
-def test_other_versions_and_other_data_run_everything_again(go):
-    go()
-    go.patch.setattr(results, "versions", lambda: {"torch": "0.1"})
-    assert go() == IN_ORDER
-    go.fingerprint = "other"
-    assert go() == IN_ORDER
-    assert go(dataset="kmnist") == IN_ORDER and go(dataset="kmnist") == []
-
-
-def test_a_failure_stops_what_builds_on_it_alone_and_has_the_last_word_and_its_code(go, capsys):
-    go.failing = {"q4_few_shot": 2}
-    with pytest.raises(SystemExit, match=r"^2$"):
-        go()
-    assert go.ran == [name for name in IN_ORDER if name != "q5_transfer"] and go.stopped
-    printed = capsys.readouterr()
-    assert printed.err.endswith("error: q4_few_shot\n") and "report" not in printed.out
-    go.failing = {"q4_few_shot": -9}
-    with pytest.raises(SystemExit, match=r"^1$"):
-        go()
-    assert go.ran == ["q4_few_shot"]
-    said = capsys.readouterr().err
-    assert said == "error: q4_few_shot, seed 0 was killed by signal 9; the same command runs it again\n"
-    go.failing = {}
-    assert go() == ["q4_few_shot", "q5_transfer"]
-
-
-def test_check_compares_with_the_published_run_and_fails_if_it_differs(go, capsys):
-    go.patch.setattr(reproduce.check, "compare", lambda outputs, reference: ("a table", True))
-    go(check=True)
-    assert capsys.readouterr().out.endswith("a table\n")
-    go.patch.setattr(reproduce.check, "compare", lambda outputs, reference: ("a table", False))
-    with pytest.raises(run.RunError, match="not every number was reproduced"):
-        go(check=True)
-
-
-def test_impossible_seeds_and_a_comparison_of_other_data_are_refused():
-    refused = [({"seeds": seeds}, "expected different ones with 0") for seeds in ((), (0, 0), (1, 2))]
-    refused += [({"seeds": (0, -1)}, "--seed: got -1"), ({"check": True, "dataset": "kmnist"}, "got --dataset kmnist")]
-    for options, part in refused:
-        with pytest.raises(run.InputError, match=part):
-            reproduce.Config(**options)
+def test_without_the_requirements_it_says_so_in_one_line():
+    done = helpers.finish(helpers.start("-S", "-E", helpers.ROOT / "reproduce.py"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "requirements.txt" in done.stderr

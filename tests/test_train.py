@@ -62,8 +62,16 @@ def test_fit_learns_and_records_every_step_and_every_epoch_and_prints_nothing(ca
         return loss_fn(model, inputs, labels)
 
     history = fit(model, watching)
-    assert [(row["epoch"], row["step"]) for row in history] == [(1, 4), (2, 8), (3, 12)]  # batches of 16, 16, 16, 2
-    assert all(len(record["train"][name]) == 4 for record in history for name in ("cross_entropy", "accuracy"))
+    assert [(row["epoch"], row["step"]) for row in history] == [
+        (1, 4),
+        (2, 8),
+        (3, 12),
+    ]  # batches of 16, 16, 16, 2
+    assert all(
+        len(record["train"][name]) == 4
+        for record in history
+        for name in ("cross_entropy", "accuracy")
+    )
     by_hand = by_numpy(Linear(), batches[0])[1].mean()  # of the first batch before any step
     assert history[0]["train"]["cross_entropy"][0] == pytest.approx(by_hand, rel=1e-5)
     assert history[-1]["validation"]["cross_entropy"] < by_hand
@@ -72,12 +80,21 @@ def test_fit_learns_and_records_every_step_and_every_epoch_and_prints_nothing(ca
     assert capsys.readouterr() == ("", "")  # no progress bar where there is no terminal
 
 
-@pytest.mark.parametrize("steps, epochs", [(1, 1), (2, 2), (9, 1), (10, 1), (10, 2), (10, 10), (11, 1)])
+@pytest.mark.parametrize(
+    "steps, epochs", [(1, 1), (2, 2), (9, 1), (10, 1), (10, 2), (10, 10), (11, 1)]
+)
 def test_a_run_of_few_steps_trains(steps, epochs):
     torch.manual_seed(0)
     model = Autoencoder(nn.Linear(4, 5), nn.Sequential(nn.Linear(5, 5), nn.Linear(5, 3)))
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    history = fit(model, loss_fn, split(2 * steps // epochs, 5), epochs=epochs, batch_size=2, matrix_learning_rate=0.02)
+    history = fit(
+        model,
+        loss_fn,
+        split(2 * steps // epochs, 5),
+        epochs=epochs,
+        batch_size=2,
+        matrix_learning_rate=0.02,
+    )
     losses = [loss for record in history for loss in record["train"]["cross_entropy"]]
     assert history[-1]["step"] == len(losses) == steps and numpy.isfinite(losses).all()
     assert all((new != old).any() for new, old in zip(model.parameters(), before, strict=True))
@@ -91,21 +108,38 @@ def test_learning_rate_rises_for_a_tenth_of_the_steps_and_falls_linearly_to_near
 
 def test_wide_layers_take_smaller_steps_and_muon_takes_the_weights_of_linear_layers():
     encoder, decoder = Encoder(), Decoder()
-    layers = [*encoder.convolutions[::2], *encoder.linear[::2], *decoder.linear[:3:2], *decoder.convolutions[::2]]
+    layers = [
+        *encoder.convolutions[::2],
+        *encoder.linear[::2],
+        *decoder.linear[:3:2],
+        *decoder.convolutions[::2],
+    ]
     layers[1].weight.requires_grad, layers[3].bias.requires_grad = False, False
     # fan-ins: 9, 144, 288, 1024, 128 in the encoder; 12, 128 and (channels in) * 9 / 4 = 144, 72, 36 in its mirror
     expected = [0.03771, 0, 0.006667, 0.003536, 0.01, 0.03266, 0.01, 0.009428, 0.01333, 0.01886]
     for matrix_rate in (0.0, 0.02):
         adamw, *muon = train._optimisers(Autoencoder(encoder, decoder), 0.01, matrix_rate, 0.0)
-        rates = {id(weight): group["lr"] for group in adamw.param_groups for weight in group["params"]}
+        rates = {
+            id(weight): group["lr"] for group in adamw.param_groups for weight in group["params"]
+        }
         weights = [rates.pop(id(layer.weight), 0) for layer in layers]
         biases = [rates.pop(id(layer.bias), 0) for layer in layers]
         assert biases == [0.01] * 3 + [0] + [0.01] * 6 and not rates
-        assert weights == pytest.approx([*expected[:3], *[0] * 4, *expected[7:]] if muon else expected, rel=1e-3)
-    assert train._optimisers(Linear(), 0.01, 0.0, 0.0)[0].param_groups[0]["lr"] == 0.04  # at most 4 times; fan-in 4
-    assert [*map(id, muon[0].param_groups[0]["params"])] == [id(layer.weight) for layer in layers[3:7]]
-    alone = train._optimisers(decoder, 0.01, 0.02, 0.0)[1]  # as in Q3, whose decoder has the optimisers of Q1's
-    assert [*map(id, alone.param_groups[0]["params"])] == [id(layer.weight) for layer in layers[5:7]]
+        assert weights == pytest.approx(
+            [*expected[:3], *[0] * 4, *expected[7:]] if muon else expected, rel=1e-3
+        )
+    assert (
+        train._optimisers(Linear(), 0.01, 0.0, 0.0)[0].param_groups[0]["lr"] == 0.04
+    )  # at most 4 times; fan-in 4
+    assert [*map(id, muon[0].param_groups[0]["params"])] == [
+        id(layer.weight) for layer in layers[3:7]
+    ]
+    alone = train._optimisers(decoder, 0.01, 0.02, 0.0)[
+        1
+    ]  # as in Q3, whose decoder has the optimisers of Q1's
+    assert [*map(id, alone.param_groups[0]["params"])] == [
+        id(layer.weight) for layer in layers[5:7]
+    ]
 
 
 def test_watch_sees_each_iteration_after_its_step_and_changes_no_bits():
@@ -118,22 +152,31 @@ def test_watch_sees_each_iteration_after_its_step_and_changes_no_bits():
 
     assert fit(watched, watch=watch) == fit(alone)
     assert seen == [*range(1, 13)]
-    assert torch.equal(watched.layer.weight, alone.layer.weight) and torch.equal(weights[-1], alone.layer.weight)
+    assert torch.equal(watched.layer.weight, alone.layer.weight) and torch.equal(
+        weights[-1], alone.layer.weight
+    )
     steps = [Linear().layer.weight, *weights]
     assert all(not torch.equal(before, after) for before, after in itertools.pairwise(steps))
 
 
 def test_looks_are_from_before_training_on_and_change_nothing_in_it():
     models = [Linear() for _ in range(2)]
-    every, some = (fit(model, epochs=5, looks=looks) for model, looks in zip(models, (None, {0, 2}), strict=True))
-    assert [record["epoch"] for record in every] == [1, 2, 3, 4, 5] and [record["epoch"] for record in some] == [
+    every, some = (
+        fit(model, epochs=5, looks=looks)
+        for model, looks in zip(models, (None, {0, 2}), strict=True)
+    )
+    assert [record["epoch"] for record in every] == [1, 2, 3, 4, 5] and [
+        record["epoch"] for record in some
+    ] == [
         0,
         2,
         5,
     ]
     assert torch.equal(*(model.layer.weight for model in models))
     assert some[1:] == [every[1], every[4]]
-    assert some[0]["step"] == 0 and some[0]["test"] == train.evaluate(Linear(), loss_fn, DATASET.test)
+    assert some[0]["step"] == 0 and some[0]["test"] == train.evaluate(
+        Linear(), loss_fn, DATASET.test
+    )
 
 
 def test_same_seed_same_bits_other_seed_others_whatever_is_evaluated():
@@ -168,8 +211,12 @@ def test_transform_changes_training_batches_only_and_never_repeats_itself_but_in
     assert numbers[:120] == numbers[120:] and len(set(numbers)) == 120
 
 
-@pytest.mark.parametrize("bad_step, epoch, rate", [(1, 1, "0.002"), (25, 1, "0.046"), (73, 2, "0.029")])
-def test_a_non_finite_loss_stops_with_epoch_step_and_rate_and_another_rate_to_try(bad_step, epoch, rate):
+@pytest.mark.parametrize(
+    "bad_step, epoch, rate", [(1, 1, "0.002"), (25, 1, "0.046"), (73, 2, "0.029")]
+)
+def test_a_non_finite_loss_stops_with_epoch_step_and_rate_and_another_rate_to_try(
+    bad_step, epoch, rate
+):
     steps = []
 
     def breaking(model, inputs, labels):
@@ -178,7 +225,9 @@ def test_a_non_finite_loss_stops_with_epoch_step_and_rate_and_another_rate_to_tr
         return (loss * math.nan if sum(steps) == bad_step else loss), metrics
 
     # the rate rises to 0.05 at step 15 of 150; a third of that is to be tried
-    with pytest.raises(RunError, match=rf"nan in epoch {epoch}, step {bad_step}, .* rate {rate};.*-rate 0.017"):
+    with pytest.raises(
+        RunError, match=rf"nan in epoch {epoch}, step {bad_step}, .* rate {rate};.*-rate 0.017"
+    ):
         fit(Linear(), breaking, batch_size=1)
 
 
@@ -189,7 +238,9 @@ def test_evaluate_weighs_by_examples_in_evaluation_mode_without_gradients():
     measured = train.evaluate(model, loss_fn, shifted)
     logits, losses = by_numpy(model, shifted)
     correct = logits.argmax(1) == shifted.targets.numpy()
-    assert measured == pytest.approx({"accuracy": correct.mean(), "cross_entropy": losses.mean()}, rel=1e-4)
+    assert measured == pytest.approx(
+        {"accuracy": correct.mean(), "cross_entropy": losses.mean()}, rel=1e-4
+    )
     assert set(model.modes) == {(False, False)} and model.training  # the mode is left as it was
 
 
@@ -201,20 +252,36 @@ def test_a_decoder_trains_on_latents_in_order_and_on_their_images():
 
 
 @pytest.mark.parametrize("name", ["l1", "mse", "bce"])
-@pytest.mark.parametrize("share, beats_the_mean_image", [(0.3, True), (0.02, True), (-0.05, False), (None, False)])
-def test_the_chosen_loss_is_minimised_as_soon_as_the_mean_image_is_beaten(name, share, beats_the_mean_image):
+@pytest.mark.parametrize(
+    "share, beats_the_mean_image", [(0.3, True), (0.02, True), (-0.05, False), (None, False)]
+)
+def test_the_chosen_loss_is_minimised_as_soon_as_the_mean_image_is_beaten(
+    name, share, beats_the_mean_image
+):
     images = (torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(0)) < 0.3).double()
     # all black, or from the mean image a share of the way to the images: as blurred as Q3's, over half of black's L1
-    p = (0 * images if share is None else torch.lerp(images.mean(0), images, share)).clamp(1e-4, 1 - 1e-4)
+    p = (0 * images if share is None else torch.lerp(images.mean(0), images, share)).clamp(
+        1e-4, 1 - 1e-4
+    )
     logits = torch.logit(p).requires_grad_()
     errors = reconstruction_errors(logits, images)
     assert errors["l1"] > images.mean() / 2
     (loss := minimised(errors, images, name)).backward()
     expected, difference = name if beats_the_mean_image else "bce", p - images
-    by_hand = {"l1": difference.abs(), "mse": difference.square(), "bce": -(1 - difference.abs()).log()}  # x: 0 or 1
-    assert all(errors[key].item() == pytest.approx(pixels.mean().item()) for key, pixels in by_hand.items())
+    by_hand = {
+        "l1": difference.abs(),
+        "mse": difference.square(),
+        "bce": -(1 - difference.abs()).log(),
+    }  # x: 0 or 1
+    assert all(
+        errors[key].item() == pytest.approx(pixels.mean().item()) for key, pixels in by_hand.items()
+    )
     assert loss.item() == errors[expected].item()
-    gradients = {"l1": difference.sign() * p * (1 - p), "mse": 2 * difference * p * (1 - p), "bce": difference}
+    gradients = {
+        "l1": difference.sign() * p * (1 - p),
+        "mse": 2 * difference * p * (1 - p),
+        "bce": difference,
+    }
     assert torch.allclose(logits.grad, gradients[expected] / images.numel(), atol=1e-9)
 
 

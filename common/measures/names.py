@@ -1,0 +1,126 @@
+"""What each measure in numbers.csv is called, how it is printed, and what of it another run may
+differ by.
+"""
+
+import dataclasses
+from typing import Literal
+
+import pandas
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """How a measure is written."""
+
+    words: str
+    digits: int = 3
+    percent: bool = False  # a fraction, printed as a percentage
+    better: Literal["higher", "lower", ""] = ""
+    tolerance: float = 0.0  # of ``--check``, beside the spread over seeds
+
+    def format(self, value: float) -> str:
+        """Return a value as text, with its unit: 0.0266, 98.9%."""
+        if self.percent:
+            return f"{100 * value:.{self.digits}f}%"
+        return f"{value:,.{self.digits}f}"
+
+    def format_difference(self, value: float) -> str:
+        """Return a difference of two values as text, with its sign: -0.0012, +6.9 points."""
+        if self.percent:
+            return f"{100 * value:+.{self.digits}f} points"
+        return f"{value:+,.{self.digits}f}"
+
+
+MEASURES = {
+    # what is minimised or recorded in training
+    "l1": Measure("L1 per pixel", 4, better="lower", tolerance=0.0005),
+    "mse": Measure("MSE per pixel", 4, better="lower", tolerance=0.0005),
+    "bce": Measure("binary cross-entropy per pixel, nats", 4, better="lower", tolerance=0.001),
+    "cross_entropy": Measure("cross-entropy, nats", 3, better="lower", tolerance=0.02),
+    "accuracy": Measure("accuracy", 2, percent=True, better="higher", tolerance=0.002),
+    "averaged_accuracy": Measure(
+        "accuracy, averaged over warped copies", 2, percent=True, better="higher", tolerance=0.002
+    ),
+    "calibration_error": Measure(
+        "calibration error", 2, percent=True, better="lower", tolerance=0.005
+    ),
+    # of reconstructions
+    "variance_explained": Measure(
+        "variance within a digit explained", 3, better="higher", tolerance=0.02
+    ),
+    "deviation_kept": Measure("deviation within a digit kept", 3, tolerance=0.02),
+    "deviation_correlation": Measure(
+        "correlation with the original's deviation", 3, better="higher", tolerance=0.02
+    ),
+    "reading_accuracy": Measure(
+        "reconstructions read as their digit", 2, percent=True, better="higher", tolerance=0.005
+    ),
+    "pixel_silhouette": Measure("silhouette of the reconstructions, in pixels", 3, tolerance=0.02),
+    # of latents
+    "slant_r2": Measure("slant predicted within a digit, R²", 3, better="higher", tolerance=0.03),
+    "thickness_r2": Measure(
+        "thickness predicted within a digit, R²", 3, better="higher", tolerance=0.03
+    ),
+    "size_r2": Measure("size predicted within a digit, R²", 3, better="higher", tolerance=0.03),
+    "slant_ridge_r2": Measure(
+        "slant predicted within a digit, by a ridge, R²", 3, better="higher", tolerance=0.03
+    ),
+    "thickness_ridge_r2": Measure(
+        "thickness predicted within a digit, by a ridge, R²", 3, better="higher", tolerance=0.03
+    ),
+    "size_ridge_r2": Measure(
+        "size predicted within a digit, by a ridge, R²", 3, better="higher", tolerance=0.03
+    ),
+    "linear_probe_accuracy": Measure(
+        "digit predicted by a linear probe", 2, percent=True, better="higher", tolerance=0.005
+    ),
+    "latent_silhouette": Measure("silhouette of the latents", 3, tolerance=0.03),
+    "latent_within_class_share": Measure(
+        "share of the latents' variance within digits", 3, tolerance=0.03
+    ),
+    "latent_correlation": Measure(
+        "correlation between two latents, mean absolute", 3, better="lower", tolerance=0.03
+    ),
+    "augmentation_share": Measure(
+        "share of the latents' variance that augmentation makes", 3, better="lower", tolerance=0.03
+    ),
+    # of a fit on few examples
+    "fitted_step": Measure("step from which all labelled images are right", 0, tolerance=20),
+    "lowest_loss_step": Measure("step of the lowest test loss", 0, tolerance=100),
+    "last_over_lowest_loss": Measure(
+        "last test loss over the lowest", 2, better="lower", tolerance=0.1
+    ),
+    "gain_after_fitted": Measure(
+        "test accuracy gained after all labelled images are right", 2, percent=True, tolerance=0.02
+    ),
+    # of a number of labels with another start
+    "worth_in_labels": Measure(
+        "labels per digit from scratch that are worth as much", 0, better="higher", tolerance=5
+    ),
+    # of a model
+    "weights": Measure("weights", 0),
+    "seconds": Measure("seconds of training", 1, better="lower", tolerance=1e9),
+}
+
+
+def table(numbers: pandas.DataFrame, models: list[str], measures: list[str]) -> str:
+    """Return test numbers as text, a row for each measure and a column for each model.
+
+    Where a model has several labelled subsets, mean and standard deviation over the balanced ones;
+    the report's subset is not one of them.
+    """
+    on_test = numbers[(numbers.split == "test") & (numbers.subset != "report")]
+    rows = {}
+    for measure in measures:
+        form = MEASURES[measure]
+        values = on_test[on_test.measure == measure].groupby("model").value
+        rows[form.words] = row = {}
+        for model in models:
+            if model not in values.groups:
+                row[model] = ""
+                continue
+            mean, deviation, count = values.get_group(model).agg(["mean", "std", "count"])
+            row[model] = form.format(mean)
+            if count > 1:
+                row[model] += f" ± {form.format(deviation).removesuffix('%')}"
+    return pandas.DataFrame.from_dict(rows, orient="index").to_string()

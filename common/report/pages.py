@@ -1,0 +1,183 @@
+"""Write the report over all seeds: results.csv, report.html, and the same page as report.md.
+
+    python -m common.report.pages    # seconds; reads what the scripts left in --output-dir
+
+Imports no torch.
+"""
+
+import ast
+import base64
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas
+
+from common import results, run
+from common.figures import style
+from common.report import answers, claims
+from common.report import numbers as tables
+from common.report.numbers import Published
+
+# Pictures come before curves; figures that are in neither list stand between them.
+PICTURES = ["pens.png", "digits.png", "reconstructions.png", "mistakes.png"]
+CURVES = ["loss.png", "autoencoder_loss.png", "accuracy.png", "classifier.png", "curves.png"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A figure of the first seed, and the texts that the file holds."""
+
+    path: Path
+    link: str  # relative to the output folder
+    title: str
+    caption: str
+
+    def data_uri(self) -> str:
+        """Return the file as a data URI."""
+        return "data:image/png;base64," + base64.b64encode(self.path.read_bytes()).decode()
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """What the pages show of a step: its figures for the first seed, its numbers over all."""
+
+    step: str
+    anchor: str
+    short_name: str
+    heading: str
+    command: str
+    figures: list[Figure]
+    table: pandas.DataFrame
+
+
+def write(output_dir: Path) -> Path:
+    """Write the three files from what is in ``output_dir``, and return the path of report.html."""
+    published = tables.read(output_dir)
+    content = {
+        "answers": answers.answer_all(published.numbers),
+        "claims": claims.judge_all(published.numbers),
+        "sections": [section(published, output_dir, step) for step in published.firsts],
+        "seeds": sorted(published.numbers.seed.unique()),
+        "notices": notices(published),
+        "environment": environment(published),
+        "can_draw": (output_dir / "draw.html").exists(),
+    }
+    csv = published.numbers.to_csv(index=False, float_format="%.6g")
+    write_whole(output_dir / "results.csv", csv)
+    write_whole(output_dir / "report.md", render("report.md", content))
+    return write_whole(output_dir / "report.html", render("report.html", content))
+
+
+def section(published: Published, output_dir: Path, step: str) -> Section:
+    """Return what the pages show of a step."""
+    first = published.firsts[step]
+    paths = sorted(first.folder.glob("*.png"), key=place)
+    figures = []
+    for path in paths:
+        title, caption = style.texts(path)
+        figures.append(Figure(path, path.relative_to(output_dir).as_posix(), title, caption))
+    return Section(
+        step=step,
+        anchor=step.replace("/", "-"),
+        short_name=short_name(step),
+        heading=heading(step),
+        command=first.config["command"],
+        figures=figures,
+        table=tables.table(published.numbers, step),
+    )
+
+
+def heading(step: str) -> str:
+    """Return a script's question, with which it begins. It is not imported: that loads torch."""
+    script = run.REPOSITORY / f"{step}.py"
+    if not script.exists():  # results of a script that is gone
+        return short_name(step)
+    docstring = ast.get_docstring(ast.parse(script.read_text("utf-8")))
+    return " ".join(docstring.partition("\n\n")[0].split())
+
+
+def short_name(step: str) -> str:
+    """Return what a step is called in the contents: Q1, or "label curve" of a study."""
+    name = step.rpartition("/")[2]
+    return name.replace("_", " ") if name != step else name.partition("_")[0].upper()
+
+
+def place(path: Path) -> tuple[int, str]:
+    """Return a figure's place in its section, for sorting."""
+    if path.name in PICTURES:
+        return PICTURES.index(path.name), path.name
+    return len(PICTURES) + (path.name in CURVES), path.name
+
+
+def notices(published: Published) -> list[str]:
+    """Return what a reader has to know of results that are missing, left out or out of date."""
+    lines = []
+    scripts = sorted(path.stem for path in run.REPOSITORY.glob("q[1-9]_*.py"))
+    missing = [f"python {name}.py" for name in scripts if name not in published.firsts]
+    if missing:
+        lines.append(f"This report is partial. Missing: {'; '.join(missing)}.")
+    if published.left_out:
+        lines.append(f"Not in the numbers: {', '.join(published.left_out)}.")
+    changed = []
+    for step, result in published.firsts.items():
+        if results.code_sha256(result.config["code_files"]) != result.config["code_sha256"]:
+            changed.append(step)
+    if changed:
+        lines.append(f"Made by other code than there is now: {', '.join(changed)}.")
+    return lines
+
+
+def environment(published: Published) -> dict[str, list[str]]:
+    """Return what the first seed's results were made with: different values by name."""
+    values: dict[str, dict[str, None]] = {}  # the inner one as an ordered set
+    for result in published.firsts.values():
+        config: dict[str, Any] = result.config
+        versions = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
+        found = {
+            "dataset": config["options"]["dataset"],
+            "data, sha256": config["data_sha256"],
+            "device, threads": f"{config['device']}, {config['threads']}",
+            "versions": versions,
+            "commit": config["git_commit"] or "unknown",
+        }
+        for name, value in found.items():
+            values.setdefault(name, {})[value] = None
+    return {name: list(of_name) for name, of_name in values.items()}
+
+
+def render(name: str, content: dict[str, Any]) -> str:
+    """Return a page from the template of that name beside this file."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=name.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(name).render(content)
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a text to ``path``, whole or not at all, and return the path."""
+    beside = path.with_name(f".{path.name}-{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    return beside.replace(path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    output_dir: Path = run.REPOSITORY / "outputs"
+    """Folder of the results."""
+
+
+def main(config: Config) -> None:
+    """Write the report and say where it is."""
+    print(f"report: {write(config.output_dir)}")
+
+
+if __name__ == "__main__":
+    run.command_line(main, Config)

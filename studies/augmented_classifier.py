@@ -1,0 +1,210 @@
+"""What does augmentation give the classifier Q2, and what does it take from Q3?
+
+Q2 is trained on the images as they are. Here it is trained three times more, for as long and at the
+same rates: on images that are warped anew in every batch, with smoothed labels, and with both. A
+decoder like Q3's is then trained on each of the frozen encoders.
+
+TABLE
+
+Run:     python -m studies.augmented_classifier
+Needs:   q1_autoencoder.py, q2_classifier.py and q3_frozen_decoder.py, run before with the same
+         --output-dir
+Writes:  outputs/studies/augmented_classifier/: numbers.csv, classifiers.png, decoders.png
+"""
+
+import dataclasses
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common import checkpoint, data, run, train
+from common.augment import WARP, Averaged
+from common.figures import dots
+from common.losses import classification_metrics
+from common.measures import reader
+from common.measures.handwriting import handwriting
+from common.measures.points import class_means
+from common.models import Autoencoder, Classifier, pixels
+from q1_autoencoder import recipe as q1_recipe
+from q2_classifier import build as build_q2
+from q2_classifier import loss as q2_loss
+from q2_classifier import recipe as q2_recipe
+from q3_frozen_decoder import build as build_q3
+from q3_frozen_decoder import claim_a, claim_b, claim_c, test_scores, train_decoder
+
+CALIBRATION_BINS = 15  # as many as in Guo et al. 2017
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(run.Options):
+    label_smoothing: float = 0.1
+    """Weight that the loss takes from the label and gives to all ten classes alike."""
+    copies: int = 16
+    """Warped copies of each test image over which probabilities are averaged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A way to train the classifier, and what it and the decoder on its encoder are called."""
+
+    words: str
+    transform: train.Transform | None
+    label_smoothing: float
+
+    @property
+    def classifier(self) -> str:
+        return f"Q2, {self.words}"
+
+    @property
+    def decoder(self) -> str:
+        return f"Q3, {self.words}"
+
+
+def smoothed_loss(
+    model: nn.Module, images: Tensor, labels: Tensor, smoothing: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return cross-entropy with smoothed labels (Szegedy et al. 2016), and Q2's metrics.
+
+    With smoothing 0.1 the target is 0.91 for the label and 0.01 for each other class.
+    """
+    logits = model(images)  # (B, 1, 28, 28) -> (B, 12) -> (B, 10)
+    smoothed = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    return smoothed, classification_metrics(logits, labels)
+
+
+def train_classifier(variant: Variant, mnist: data.Dataset, results: run.Results) -> Classifier:
+    """Train Q2 from its own initial weights, but for what the variant changes."""
+    options = results.options_of("q2_classifier")
+    recipe = q2_recipe(options)
+    recipe = dataclasses.replace(recipe, transform=variant.transform, record_epochs=())
+    minimised = partial(smoothed_loss, smoothing=variant.label_smoothing)
+    model = build_q2(options).to(results.device, memory_format=torch.channels_last)
+    train.fit(model, minimised, mnist.train.to_classify(), {}, recipe, options.seed)
+    return model.eval()
+
+
+def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
+    """Return the expected calibration error of probabilities (N, K) for labels (N,), a fraction.
+
+    Images are sorted into 15 bins by the probability of the predicted class; the error is the mean
+    distance, weighted by the images in a bin, of that probability from the accuracy (Naeini et al.
+    2015, Guo et al. 2017).
+    """
+    confidences, predicted = probabilities.double().max(1)
+    is_right = (predicted == labels).double()
+    bins = (confidences * CALIBRATION_BINS).ceil().long().clamp(min=1)
+    error = 0.0
+    for number in range(1, CALIBRATION_BINS + 1):
+        in_bin = bins == number
+        if in_bin.any():
+            distance = (confidences[in_bin].mean() - is_right[in_bin].mean()).abs().item()
+            error += distance * in_bin.double().mean().item()
+    return error
+
+
+def measure_classifier(model: Classifier, test: data.Split, copies: int) -> dict[str, float]:
+    """Return accuracy, cross-entropy (the negative log likelihood per image), calibration error,
+    and the accuracy of probabilities that are averaged over warped copies.
+    """
+    measures = train.evaluate(model, q2_loss, test.to_classify())
+    probabilities = train.apply(model, test.images).softmax(1)
+    measures["calibration_error"] = calibration_error(probabilities, test.labels)
+    averaged = train.evaluate(Averaged(model, copies), q2_loss, test.to_classify())
+    measures["averaged_accuracy"] = averaged["accuracy"]
+    return measures
+
+
+def measure_decoder(model: Autoencoder, mnist: data.Dataset, judge: nn.Module) -> dict[str, float]:
+    """Return the measures of Q3's three claims."""
+    train_images = mnist.train.images.cpu().numpy()
+    test_images = mnist.test.images.cpu().numpy()
+    writing = {"train": handwriting(train_images), "test": handwriting(test_images)}
+    mean_images = class_means(train_images, mnist.train.labels.cpu().numpy())
+    drawn = pixels(train.apply(model, mnist.test.images)).cpu().numpy()
+    of_encoder = claim_a(model.encoder, mnist, writing)
+    of_images = claim_b(drawn, mnist.test, mean_images) | claim_c(drawn, mnist.test, judge)
+    return of_encoder | of_images
+
+
+def plot(results: run.Results, variants: list[Variant]) -> None:
+    """Plot what the variants give the classifier, and what they take from the decoder."""
+    scores = test_scores(results.numbers)
+    seed = results.config.seed
+    plain, warped, smoothed, _ = variants
+
+    right = scores.accuracy
+    gain = 100 * (right[warped.classifier] - right[plain.classifier])
+    off = scores.calibration_error
+    dots.plot_panels(
+        results.folder / "classifiers.png",
+        f"Warps make Q2 {'' if gain > 0 else 'no '}more accurate, and label smoothing makes it"
+        f" {'worse' if off[smoothed.classifier] > off[plain.classifier] else 'better'} calibrated",
+        f"Warps change {right[plain.classifier]:.2%} by {gain:+.2f} points; averages are over an"
+        f" image and {results.config.copies} warped copies of it (seed {seed}).",
+        results.numbers,
+        [variant.classifier for variant in variants],
+        ["accuracy", "averaged_accuracy", "cross_entropy", "calibration_error"],
+    )
+
+    explained = scores.variance_explained
+    less = explained[warped.decoder] < explained[plain.decoder]
+    dots.plot_panels(
+        results.folder / "decoders.png",
+        f"A decoder draws {'less' if less else 'no less'} of this digit if Q2 was trained on warped"
+        " images",
+        f"Variance within a digit that Q3 explains: {explained[plain.decoder]:.3f} on the plain Q2,"
+        f" {explained[warped.decoder]:.3f} on that with warps (seed {seed}).",
+        results.numbers,
+        [variant.decoder for variant in variants],
+        ["slant_r2", "variance_explained", "deviation_correlation", "reading_accuracy"],
+    )
+
+
+def main(config: Config) -> None:
+    needs = ("q1_autoencoder", "q2_classifier", "q3_frozen_decoder")
+    results = run.start("studies/augmented_classifier", config, needs)
+    mnist = data.load(config.dataset, config.data_dir, results.device)
+    q1_options = results.options_of("q1_autoencoder")
+    decoder_recipe = dataclasses.replace(q1_recipe(q1_options), record_epochs=())
+
+    plain = Variant("plain", None, 0.0)
+    augmented = [
+        Variant("warps", WARP, 0.0),
+        Variant("smoothing", None, config.label_smoothing),
+        Variant("warps and smoothing", WARP, config.label_smoothing),
+    ]
+
+    # The plain ones are Q2 and Q3 themselves.
+    classifiers = {plain: checkpoint.load(results.path_of("q2_classifier"), results.device)}
+    decoders = {plain: checkpoint.load(results.path_of("q3_frozen_decoder"), results.device)}
+    for variant in augmented:
+        classifiers[variant] = train_classifier(variant, mnist, results)
+        decoder = build_q3(classifiers[variant].encoder, config.seed)
+        decoder.to(results.device, memory_format=torch.channels_last)
+        train_decoder(decoder, mnist, decoder_recipe, q1_options.loss, config.seed)
+        decoders[variant] = decoder
+
+    reader_epochs = results.options_of("q3_frozen_decoder").reader_epochs
+    judge = reader.train_reader(mnist.train, reader_epochs)  # as in Q3
+    for variant, classifier in classifiers.items():
+        measures = measure_classifier(classifier, mnist.test, config.copies)
+        results.log(measures, variant.classifier, "test")
+        measures = measure_decoder(decoders[variant], mnist, judge)
+        results.log(measures, variant.decoder, "test")
+
+    plot(results, [plain, *augmented])
+
+    scores = test_scores(results.numbers)
+    names = [variant.classifier for variant in classifiers]
+    measures = ["accuracy", "averaged_accuracy", "cross_entropy", "calibration_error"]
+    print(scores.loc[names, measures].round(4).to_string())
+    names = [variant.decoder for variant in decoders]
+    measures = ["l1", "slant_r2", "variance_explained", "deviation_kept", "reading_accuracy"]
+    print(scores.loc[names, measures].round(4).to_string())
+    results.finish(mnist.sha256)
+
+
+if __name__ == "__main__":
+    run.command_line(main, Config)

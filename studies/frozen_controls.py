@@ -1,0 +1,309 @@
+"""Does Q3 draw general digits because Q2's representation is only a vector of probabilities?
+
+That is the reason that the report gives for claim (b). Here decoders like Q3's, trained with the
+same loss and recipe, draw from
+
+    probabilities    the 10 probabilities that Q2 gives the digits
+    logits           the 10 logits that they are made of
+    Q3               Q2's 12 latents: Q3 itself, read from its folder
+    Q3, wider        the same latents, with a decoder of twice as many channels and units
+    random encoder   the 12 latents of an encoder that was never trained
+
+and beside them stand Q1, PCA-12, and what the digit alone can give: its mean image, the best for
+the squared error, and its median image, the best for L1.
+
+TABLE
+
+What can be *read* from the latents is evidence for claim (a): slant, thickness and size, predicted
+within each digit by the mean of 20 neighbours and by a ridge regression.
+
+TABLE
+
+Probabilities hold as much as logits do, up to a common offset. But most of them are next to 0,
+where neither a decoder nor a regression sees what tells them apart.
+
+Run:     python -m studies.frozen_controls
+Needs:   q1_autoencoder.py, q2_classifier.py and q3_frozen_decoder.py, run before with the same
+         --output-dir
+Writes:  outputs/studies/frozen_controls/: numbers.csv, digits.png, latents.png
+"""
+
+import dataclasses
+
+import numpy
+import pandas
+import torch
+from numpy.typing import NDArray as Array
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsRegressor
+from torch import Tensor, nn
+
+from common import checkpoint, data, run, train
+from common.figures import dots, images
+from common.measures import latents, reader, reconstructions
+from common.measures.handwriting import handwriting
+from common.measures.latents import Coded
+from common.measures.points import class_means
+from common.models import (
+    CLASSES,
+    IMAGE_SHAPE,
+    Autoencoder,
+    Classifier,
+    Encoder,
+    freeze,
+    initialise,
+    pixels,
+)
+from q1_autoencoder import recipe as q1_recipe
+from q3_frozen_decoder import NEIGHBOURS, build, claim_b, claim_c, test_scores, train_decoder
+
+FEATURES = ("slant", "thickness", "size")
+RIDGE_PENALTY = 1.0  # on standardised latents (Hoerl and Kennard 1970)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(run.Options):
+    # Loss, recipe and reader are those of Q1 and Q3, read from their results.
+    widening: int = 2
+    """How many times as many channels and units the wider decoder has; the weights grow with its
+    square.
+    """
+
+
+class Logits(nn.Module):
+    """Map images (B, 1, 28, 28) to a classifier's logits (B, 10), in the place of latents."""
+
+    latent_dim = CLASSES
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(images)
+
+
+class Probabilities(Logits):
+    """Map images (B, 1, 28, 28) to a classifier's probabilities (B, 10)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(images).softmax(1)
+
+
+class WiderDecoder(nn.Module):
+    """Decoder with ``widening`` times as many channels and units."""
+
+    def __init__(self, latent_dim: int, widening: int, generator: torch.Generator):
+        super().__init__()
+        units = 128 * widening
+        first, second, third = 64 * widening, 32 * widening, 16 * widening
+        self.layers = nn.Sequential(
+            nn.Linear(latent_dim, units),
+            nn.ReLU(inplace=True),
+            nn.Linear(units, first * 4 * 4),
+            nn.ReLU(inplace=True),
+            nn.Unflatten(1, (first, 4, 4)),
+            nn.ConvTranspose2d(first, second, kernel_size=3, stride=2, padding=1),
+            nn.ReLU(inplace=True),  # (B, 64, 7, 7) if twice as wide
+            nn.ConvTranspose2d(
+                second, third, kernel_size=3, stride=2, padding=1, output_padding=1
+            ),  # (B, 32, 14, 14)
+            nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(
+                third, 1, kernel_size=3, stride=2, padding=1, output_padding=1
+            ),  # (B, 1, 28, 28)
+        )
+        initialise(self, generator)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.layers(latents)
+
+
+def build_controls(q2: Classifier, config: Config) -> dict[str, Autoencoder]:
+    """Put new decoders on what Q2 gives, and on an encoder that was never trained. All encoders are
+    frozen.
+    """
+    latent_dim = q2.encoder.latent_dim
+    random_encoder = Encoder(latent_dim, generator=run.generator(config.seed, "random encoder"))
+    wider = WiderDecoder(latent_dim, config.widening, run.generator(config.seed, "decoder"))
+    return {
+        "Q3, wider": Autoencoder(freeze(q2.encoder), wider),
+        "logits": build(Logits(q2), config.seed),
+        "probabilities": build(Probabilities(q2), config.seed),
+        "random encoder": build(random_encoder, config.seed),
+    }
+
+
+def median_images(train: data.Split) -> Array:
+    """Return the median image of each digit: (10, 1, 28, 28)."""
+    images, labels = train.images.cpu().numpy(), train.labels.cpu().numpy()
+    medians = []
+    for digit in range(CLASSES):
+        medians.append(numpy.median(images[labels == digit], axis=0))
+    return numpy.stack(medians)
+
+
+def measure_from_digit_alone(
+    drawn: Array, test: data.Split, judge: nn.Module, mean_images: Array
+) -> dict[str, float]:
+    """Return what of (b) and (c) can be measured of images that are the same for all of a digit."""
+    originals, labels = test.images.cpu().numpy(), test.labels.cpu().numpy()
+    explained = reconstructions.variance_explained_within_digits(
+        drawn, originals, labels, mean_images
+    )
+    return reconstructions.errors(drawn, originals) | {
+        "deviation_kept": 0.0,
+        "variance_explained": explained,
+        "reading_accuracy": reader.reading_accuracy(judge, drawn, labels),
+    }
+
+
+def read_from_latents(
+    encoder: nn.Module, mnist: data.Dataset, writing: dict[str, dict[str, Array]]
+) -> dict[str, float]:
+    """Return how well latents predict the way a digit was written, R^2 within digits, and which
+    digit it is.
+
+    ``writing`` holds slant, thickness and size of the images of each split. Without information a
+    ridge gives 0 and the mean of 20 neighbours -1/20.
+    """
+    coded = {}
+    for split_name in writing:
+        split = getattr(mnist, split_name)
+        codes = train.apply(encoder, split.images).cpu().numpy()
+        coded[split_name] = Coded(codes, split.labels.cpu().numpy())
+
+    measures = {}
+    probes = {"r2": KNeighborsRegressor(NEIGHBOURS), "ridge_r2": Ridge(RIDGE_PENALTY)}
+    for feature in FEATURES:
+        for ending, probe in probes.items():
+            measures[f"{feature}_{ending}"] = latents.r2_within_digits(
+                probe,
+                coded["train"],
+                writing["train"][feature],
+                coded["test"],
+                writing["test"][feature],
+            )
+    measures["linear_probe_accuracy"] = latents.linear_probe_accuracy(coded["train"], coded["test"])
+    return measures
+
+
+def plot_digits(
+    results: run.Results, drawn: dict[str, Array], explained: pandas.Series, labels: Tensor
+) -> None:
+    """Plot the first test image of each digit as everything draws it, best explained first."""
+    shown = data.first_of_each_digit(labels).flatten()
+    rows = [images.Row("original", torch.from_numpy(drawn["original"][shown]))]
+    for name in explained.sort_values(ascending=False).index:
+        text = f"{name}\n{100 * explained[name]:.0f} % explained"
+        rows.append(images.Row(text, torch.from_numpy(drawn[name][shown])))
+    if explained["Q3"] > explained["probabilities"] + 0.1:
+        title = (
+            "From Q2's latents a decoder draws much of this digit, from its probabilities little"
+        )
+    else:
+        title = "From Q2's latents a decoder draws no more of a digit than from its probabilities"
+    images.plot_rows(
+        results.folder / "digits.png",
+        title,
+        "The first test image of each digit, and how much of the variance within a digit each"
+        f" explains: 0 is the digit's mean image (seed {results.config.seed}).",
+        rows,
+    )
+
+
+def plot_latents(results: run.Results, numbers: pandas.DataFrame, encoders: list[str]) -> None:
+    """Plot how well the way a digit was written is predicted from each encoder's latents."""
+    scores = test_scores(numbers)
+    won = []
+    for feature in FEATURES:
+        of_feature = scores[f"{feature}_r2"]
+        if of_feature["random encoder"] > of_feature["Q2"]:
+            won.append(feature)
+    slant = scores.slant_r2
+    measures = []
+    for ending in ("r2", "ridge_r2"):
+        for feature in FEATURES:
+            measures.append(f"{feature}_{ending}")
+    dots.plot_panels(
+        results.folder / "latents.png",
+        f"A random encoder's latents predict {' and '.join(won) or 'nothing'} better than Q2's do",
+        f"Above by the mean of {NEIGHBOURS} neighbours, below by a ridge regression, each fitted to"
+        f" one digit at a time. Slant: {slant['Q1']:.2f} from Q1's latents, {slant['Q2']:.2f} from"
+        f" Q2's, {slant['random encoder']:.2f} from the random encoder's"
+        f" (seed {results.config.seed}).",
+        numbers,
+        encoders,
+        measures,
+    )
+
+
+def main(config: Config) -> None:
+    needs = ("q1_autoencoder", "q2_classifier", "q3_frozen_decoder")
+    results = run.start("studies/frozen_controls", config, needs)
+    mnist = data.load(config.dataset, config.data_dir, results.device)
+    q1 = checkpoint.load(results.path_of("q1_autoencoder"), results.device)
+    q2 = checkpoint.load(results.path_of("q2_classifier"), results.device)
+    q3 = checkpoint.load(results.path_of("q3_frozen_decoder"), results.device)
+
+    # Decoders of all controls, trained as Q1 and Q3 were.
+    q1_options = results.options_of("q1_autoencoder")
+    recipe = dataclasses.replace(q1_recipe(q1_options), record_epochs=())
+    controls = build_controls(q2, config)
+    for model in controls.values():
+        model.to(results.device, memory_format=torch.channels_last)
+        train_decoder(model, mnist, recipe, q1_options.loss, config.seed)
+
+    # What they draw.
+    train_images = mnist.train.images.cpu().numpy()
+    originals = mnist.test.images.cpu().numpy()
+    test_labels = mnist.test.labels.cpu().numpy()
+    mean_images = class_means(train_images, mnist.train.labels.cpu().numpy())  # (10, 784)
+    reader_epochs = results.options_of("q3_frozen_decoder").reader_epochs
+    judge = reader.train_reader(mnist.train, reader_epochs)  # as in Q3
+    drawn = {"original": originals}
+    for name, model in ({"Q1": q1, "Q3": q3} | controls).items():
+        drawn[name] = pixels(train.apply(model, mnist.test.images)).cpu().numpy()
+    for name in controls:
+        results.log(claim_b(drawn[name], mnist.test, mean_images), name, "test")
+        results.log(claim_c(drawn[name], mnist.test, judge), name, "test")
+
+    # What the digit alone can give.
+    of_digits = mean_images.astype(numpy.float32).reshape(CLASSES, *IMAGE_SHAPE)
+    drawn["mean image"] = of_digits[test_labels]
+    drawn["median image"] = median_images(mnist.train)[test_labels]
+    for name in ("mean image", "median image"):
+        measures = measure_from_digit_alone(drawn[name], mnist.test, judge, mean_images)
+        results.log(measures, name, "test")
+
+    # Numbers of Q1, Q3 and PCA are Q3's own.
+    pca = f"PCA-{q2.encoder.latent_dim}"
+    drawn[pca] = reconstructions.pca_reconstruct(train_images, originals, q2.encoder.latent_dim)
+    q3_numbers = results.table_of("q3_frozen_decoder", "numbers")
+    of_others = q3_numbers[q3_numbers.model.isin(["Q1", "Q3", pca])]
+    scores = test_scores(pandas.concat([of_others, results.numbers]))
+
+    # What can be read from the latents.
+    encoders = {
+        "Q1": q1.encoder,
+        "Q2": q2.encoder,
+        "logits": controls["logits"].encoder,
+        "probabilities": controls["probabilities"].encoder,
+        "random encoder": controls["random encoder"].encoder,
+    }
+    writing = {"train": handwriting(train_images), "test": handwriting(originals)}
+    for name, encoder in encoders.items():
+        results.log(read_from_latents(encoder, mnist, writing), name, "test")
+
+    plot_digits(results, drawn, scores.variance_explained, mnist.test.labels)
+    plot_latents(results, results.numbers, list(encoders))
+
+    measures = ["l1", "variance_explained", "deviation_correlation", "reading_accuracy"]
+    print(scores.loc[list(drawn)[1:], measures].round(4).to_string())
+    measures = ["slant_r2", "slant_ridge_r2", "thickness_r2", "thickness_ridge_r2", "size_r2"]
+    print(test_scores(results.numbers).loc[list(encoders), measures].round(3).to_string())
+    results.finish(mnist.sha256)
+
+
+if __name__ == "__main__":
+    run.command_line(main, Config)

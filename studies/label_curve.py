@@ -1,0 +1,225 @@
+"""How many labels is an encoder worth that was trained without any?
+
+The classifiers of Q4 and Q5, with 1 to 100 labelled images per digit:
+
+    scratch              random weights
+    fine-tuned           Q1's weights, and everything trains
+    frozen               Q1's weights, kept: only the head trains
+    two views, frozen    the same on an encoder that was trained to agree on two augmented copies of
+                         an image, if studies/pretexts.py was run before
+    scratch, augmented   with Q4's number of labels alone, if studies/augmentation.py was run before
+
+Rates, decay and the number of training steps are those of Q4 and Q5, which were tuned for 10 labels
+per digit; what was trained there with as many is read, not trained again.
+
+TABLE
+
+Its last rows say what the labels are worth: how many per digit it takes from scratch to get as far.
+
+Run:     python -m studies.label_curve
+Needs:   q1_autoencoder.py, q4_few_shot.py and q5_transfer.py, run before with the same --output-dir
+Writes:  outputs/studies/label_curve/: numbers.csv, curve.png
+"""
+
+import dataclasses
+import math
+
+import numpy
+import pandas
+from tqdm import tqdm
+
+from common import checkpoint, data, few_shot, run, train
+from common.few_shot import REPORT, Subset
+from common.figures import sweeps
+from common.models import Classifier, Encoder
+from q4_few_shot import build_classifier
+from q4_few_shot import recipe as q4_recipe
+from q5_transfer import build, fine_tune, loss, train_head
+
+# Who has trained each kind of classifier with Q4's number of labels, under the same name.
+TRAINED_BY = {
+    "scratch": "q4_few_shot",
+    "fine-tuned": "q5_transfer",
+    "frozen": "q5_transfer",
+    "two views, frozen": "studies/pretexts",
+    "scratch, augmented": "studies/augmentation",
+}
+OPTIONAL = ("studies/pretexts", "studies/augmentation")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(run.Options):
+    # Everything else is Q4's and Q5's, read from their results.
+    shots: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
+    """Labelled images per digit to try, beside Q4's."""
+
+
+def load_encoders(results: run.Results) -> dict[str, Encoder]:
+    """Return the encoders on which a head is trained, by the name of that classifier."""
+    q1 = checkpoint.load(results.path_of("q1_autoencoder"), results.device)
+    encoders = {"frozen": q1.encoder}
+    if "studies/pretexts" in results.needed:
+        path = results.path_of("studies/pretexts", "two_views.safetensors")
+        encoders["two views, frozen"] = checkpoint.load(path, results.device).encoder
+    return encoders
+
+
+def fit_all(
+    subset: Subset, encoders: dict[str, Encoder], mnist: data.Dataset, results: run.Results
+) -> dict[str, Classifier]:
+    """Train classifiers on a labelled subset as Q4 and Q5 do; return them by name."""
+    q4 = results.options_of("q4_few_shot")
+    q5 = results.options_of("q5_transfer")
+    labelled = mnist.train[subset.indices]
+    as_q4 = q4_recipe(q4, q4.learning_rate, q4.weight_decay, len(labelled))
+    as_q4 = dataclasses.replace(as_q4, record_epochs=())
+
+    scratch = build_classifier(q4.latent_dim, subset.seed).to(results.device)
+    fine_tune(scratch, labelled, mnist.test, as_q4, subset.seed)
+
+    fine_tuned = build(encoders["frozen"], subset.seed).to(results.device)
+    gently = dataclasses.replace(
+        as_q4, learning_rate=q5.learning_rate, weight_decay=q5.weight_decay
+    )
+    fine_tune(fine_tuned, labelled, mnist.test, gently, subset.seed)
+
+    classifiers = {"scratch": scratch, "fine-tuned": fine_tuned}
+    of_head = dataclasses.replace(
+        as_q4, learning_rate=q5.frozen_learning_rate, weight_decay=q5.frozen_weight_decay
+    )
+    for name, encoder in encoders.items():
+        classifiers[name] = build(encoder, subset.seed).to(results.device)
+        train_head(classifiers[name], labelled, mnist.test, of_head, subset.seed)
+    return classifiers
+
+
+def model_name(kind: str, shots: int) -> str:
+    """Return what classifiers with so many labels per digit are called in numbers.csv."""
+    return f"{kind}, {shots} per digit"
+
+
+def curve_rows(kind: str, shots: int, accuracies: list[float]) -> list[dict]:
+    """Return test accuracies as rows of the curve's table, as ``figures.sweeps`` wants it."""
+    rows = []
+    for value in accuracies:
+        rows.append({"x": shots, "series": kind, "measure": "accuracy", "value": value})
+    return rows
+
+
+def train_curve(results: run.Results, mnist: data.Dataset) -> list[dict]:
+    """Train and log the classifiers of all numbers of labels but Q4's; return the curve's rows."""
+    q4 = results.options_of("q4_few_shot")
+    encoders = load_encoders(results)
+    test = mnist.test.to_classify()
+    rows = []
+    untrained = sorted({*results.config.shots} - {q4.shots})
+    for shots in tqdm(untrained, "labels per digit", leave=False, disable=None):
+        _, *balanced = few_shot.labelled_subsets(
+            mnist.train.labels, shots, q4.subsets, results.config.seed
+        )
+        for subset in balanced:
+            for kind, classifier in fit_all(subset, encoders, mnist, results).items():
+                measures = train.evaluate(classifier, loss, test)
+                results.log(measures, model_name(kind, shots), "test", subset.name)
+                rows += curve_rows(kind, shots, [measures["accuracy"]])
+    return rows
+
+
+def read_curve(results: run.Results) -> list[dict]:
+    """Return the curve's rows of Q4's number of labels, from the results of other steps."""
+    shots = results.options_of("q4_few_shot").shots
+    rows = []
+    for kind, step in TRAINED_BY.items():
+        if step not in results.needed:
+            continue
+        numbers = results.table_of(step, "numbers").query("split == 'test'")
+        chosen = (numbers.model == kind) & (numbers.measure == "accuracy")
+        balanced = numbers[chosen & (numbers.subset != REPORT)]
+        rows += curve_rows(kind, shots, balanced.value.tolist())
+    return rows
+
+
+def worth_in_labels(accuracy: float, scratch: pandas.Series) -> float:
+    """Return how many labels per digit it takes from scratch to reach ``accuracy``; nan if that is
+    outside of what was tried.
+
+    ``scratch`` holds accuracies by the number of labels per digit. Between these the accuracy
+    follows straight lines over the logarithm of the labels; where it falls, its highest value so
+    far counts.
+    """
+    rising = scratch.sort_index().cummax()
+    if not rising.iloc[0] <= accuracy <= rising.iloc[-1]:
+        return math.nan
+    return float(numpy.exp(numpy.interp(accuracy, rising, numpy.log(rising.index))))
+
+
+def log_worth(results: run.Results, means: pandas.DataFrame) -> pandas.DataFrame:
+    """Log what labels are worth with pretrained weights, and return it as ``means`` is: mean
+    accuracies, a row for each number of labels and a column for each kind of classifier.
+    """
+    pretrained = means.drop(columns=["scratch", "scratch, augmented"], errors="ignore")
+    worth = pandas.DataFrame(index=means.index, columns=pretrained.columns, dtype=float)
+    for kind in worth:
+        for shots in worth.index:
+            labels = worth_in_labels(means.loc[shots, kind], means["scratch"])
+            worth.loc[shots, kind] = labels
+            if not math.isnan(labels):
+                results.log({"worth_in_labels": labels}, model_name(kind, shots), "test")
+    return worth
+
+
+def plot(results: run.Results, curve: pandas.DataFrame, worth: pandas.DataFrame) -> None:
+    """Plot all curves, and what Q4's number of labels is worth if Q1's encoder is fine-tuned."""
+    q4 = results.options_of("q4_few_shot")
+    labels = worth.loc[q4.shots, "fine-tuned"]
+    fine_tuned = curve[(curve.series == "fine-tuned") & (curve.x == q4.shots)]
+    if math.isnan(labels):
+        title = f"No number of labels tried from scratch gets as far as {q4.shots} per digit with"
+        reading = {}
+    else:
+        title = (
+            f"It takes {labels:.0f} labels per digit from scratch to get as far as {q4.shots} with"
+        )
+        reading = {"labels": q4.shots, "accuracy": fine_tuned.value.mean(), "worth": labels}
+    sweeps.plot_label_curve(
+        results.folder / "curve.png",
+        f"{title} Q1's encoder, fine-tuned",
+        f"Lines are means and bands the range of {q4.subsets} class-balanced subsets"
+        f" (seed {results.config.seed}).",
+        curve,
+        reading,
+    )
+
+
+def is_finished(step: str, config: Config) -> bool:
+    """Return whether a step has results for these images and this seed."""
+    try:
+        run.read_needed("label_curve", (step,), config)
+    except run.InputError:
+        return False
+    return True
+
+
+def main(config: Config) -> None:
+    needs = ["q1_autoencoder", "q4_few_shot", "q5_transfer"]
+    for step in OPTIONAL:
+        if is_finished(step, config):
+            needs.append(step)
+    results = run.start("studies/label_curve", config, tuple(needs))
+    mnist = data.load(config.dataset, config.data_dir, results.device)
+
+    curve = pandas.DataFrame(train_curve(results, mnist) + read_curve(results))
+    means = curve.pivot_table(index="x", columns="series", values="value", sort=False).sort_index()
+    worth = log_worth(results, means)
+
+    plot(results, curve, worth)
+
+    print("test accuracy, %, by labels per digit")
+    print((100 * means.T).round(1).to_string(na_rep=""))
+    print("\nworth in labels per digit from scratch")
+    print(worth.T.round(0).to_string(na_rep=""))
+    results.finish(mnist.sha256)
+
+
+if __name__ == "__main__":
+    run.command_line(main, Config)

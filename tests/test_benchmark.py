@@ -1,0 +1,33 @@
+"""Tests of common/benchmark.py: both loops train the same model on the same images."""
+
+import pytest
+import torch
+
+from common import benchmark, data
+
+
+@pytest.fixture(scope="module")
+def split(data_dir):
+    return data.load("own", data_dir).train[:200]
+
+
+def test_the_plain_loops_images_are_those_of_the_data_set(split):
+    images = benchmark.PilImages(split)
+    assert len(images) == 200
+    for index in (0, 7, 199):
+        image, label = images[index]
+        assert torch.allclose(image, split.images[index], atol=1e-6)
+        assert label == split.labels[index]
+
+
+def test_either_loop_trains_its_model_on_all_images(split):
+    for contest in benchmark.contests(split, torch.device("cpu")):
+        assert contest.plain_turn() > 0
+        history = contest.our_turn()
+        assert history.step.max() == 2  # of 128 and 72 images
+
+
+def test_it_prints_a_line_for_each_model(data_dir, capsys):
+    config = benchmark.Config(dataset="own", data_dir=data_dir, device="cpu", images=128)
+    benchmark.main(config)
+    assert len(capsys.readouterr().out.splitlines()) == 4
