@@ -141,6 +141,8 @@ def main(config: Config) -> None:
         rows,
     )
 
+    l1 = results.numbers.query("split == 'test' and measure == 'l1'").set_index("model").value
+    print(f"test L1 {l1['Q1']:.4f} per pixel from {config.latent_dim} numbers; {pca} {l1[pca]:.4f}")
     print(names.table(results.numbers, ["Q1", pca, "mean image"], ["l1", "mse"]))
     results.finish(mnist.sha256)
 

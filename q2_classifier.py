@@ -132,6 +132,8 @@ def main(config: Config) -> None:
     plot_mistakes(results.folder / "mistakes.png", model, mnist.test, config.seed)
 
     models = ["Q2", "logistic regression on pixels"]
+    score = results.numbers.query("model == 'Q2' and split == 'test'").set_index("measure").value
+    print(f"test accuracy {score['accuracy']:.2%}")
     print(names.table(results.numbers, models, ["accuracy", "cross_entropy"]))
     results.finish(mnist.sha256)
 

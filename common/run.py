@@ -300,9 +300,7 @@ def read_needed(name: str, needs: tuple[str, ...], config: Options) -> dict[str,
 def read_table(path: Path) -> pandas.DataFrame:
     """Return a numbers.csv or history.csv; InputError if it cannot be read."""
     try:
-        return pandas.read_csv(
-            path, keep_default_na=False, na_values={"value": [""]}, float_precision="round_trip"
-        )
+        return pandas.read_csv(path, keep_default_na=False, na_values={"value": [""]})
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} ({error}): run its script again") from error
 

@@ -104,10 +104,9 @@ ROWS: dict[str, list[Row]] = {
     ],
     "classifier": [
         Row(RECIPE),
-        *grid((0.0025, 0.005, 0.01, 0.02), (0.01, 0.1, 0.3)),
+        *grid((0.005, 0.01, 0.02), (0.01, 0.1, 0.3)),
         Row("label smoothing 0.1", {"label_smoothing": 0.1}),
         Row("5 epochs", {"epochs": 5}),
-        Row("12 epochs", {"epochs": 12}),
     ],
     "scratch": [
         Row(RECIPE),
@@ -117,7 +116,7 @@ ROWS: dict[str, list[Row]] = {
     ],
     "few-images": [
         Row(RECIPE),
-        *grid((0.005, 0.01, 0.02, 0.04), (0.03, 0.3, 1.0)),
+        *grid((0.00125, 0.0025, 0.005, 0.01, 0.02), (0.003, 0.03, 0.3, 1.0)),
     ],
     "fine-tuned": [
         Row(RECIPE),
@@ -126,7 +125,7 @@ ROWS: dict[str, list[Row]] = {
     ],
     "frozen": [
         Row(RECIPE),
-        *grid((0.005, 0.01, 0.02, 0.04, 0.08), (0.1, 0.3, 1.0, 2.0)),
+        *grid((0.005, 0.01, 0.02, 0.04, 0.08), (0.3, 1.0, 2.0, 5.0)),
         Row("label smoothing 0.1", {"label_smoothing": 0.1}),
     ],
 }

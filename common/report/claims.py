@@ -76,9 +76,7 @@ class Judged:
     """What came of a comparison."""
 
     comparison: Comparison
-    sides: list[
-        Interval
-    ]  # means over the seeds that have both sides: after, and before if measured
+    sides: list[float]  # after and before: means over the seeds that have both
     difference: Interval
     verdict: str  # "" for a control
 
