@@ -1,15 +1,15 @@
 """Q1: what does an encoder keep when the whole image must come back?
 
-Trains a convolutional autoencoder with 12 latents to minimise the mean absolute error (L1) per
-pixel.
+Trains a convolutional autoencoder with 12 latents on the mean absolute error (L1) per pixel.
 
 TABLE
 
 Run:     python q1_autoencoder.py
 Needs:   nothing; fetches the data on first use
 Writes:  outputs/q1_autoencoder/: model.safetensors, numbers.csv, history.csv, loss.png,
-reconstructions.png Further: studies/reconstruction_loss.py (MSE and cross-entropy),
-studies/architecture.py (layers, channels, latents)
+         reconstructions.png
+Further: studies/reconstruction_loss.py (MSE and cross-entropy),
+         studies/architecture.py (layers, channels, latents)
 """
 
 import dataclasses

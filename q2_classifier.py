@@ -8,8 +8,8 @@ TABLE
 Run:     python q2_classifier.py
 Needs:   nothing; fetches the data on first use
 Writes:  outputs/q2_classifier/: model.safetensors, numbers.csv, history.csv, loss.png,
-accuracy.png, mistakes.png Further: studies/augmented_classifier.py (with warped images and label
-smoothing)
+         accuracy.png, mistakes.png
+Further: studies/augmented_classifier.py (with warped images and label smoothing)
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ def plot_curves(folder: Path, history: pandas.DataFrame, seed: int) -> None:
     last = history[history.split == "test"].groupby("measure").value.last()
     curves.plot_training(
         folder / "loss.png",
-        "Q2's training loss goes on falling when its test loss has stopped: it over-fits",
+        "Q2's loss ends far lower on training images than on test images: it over-fits",
         f"At the end {last['cross_entropy']:.4f} nats on test images (seed {seed}).",
         history,
         "cross_entropy",

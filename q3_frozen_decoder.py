@@ -3,22 +3,21 @@
 Q2's encoder is frozen, and a new decoder is trained on its 12 latents with Q1's loss and recipe. Q1
 is what it is compared with: the same architecture, but its encoder was trained to reconstruct.
 
-The course report makes three claims about the two. Measured on the 10,000 test images:
+The course report makes three claims about the two: (a) what their encoders keep, (b) where digits
+of one class vary more, (c) where the classes lie farther apart. Measured on the 10,000 test images:
 
 TABLE
 
 Run:     python q3_frozen_decoder.py
 Needs:   q1_autoencoder.py and q2_classifier.py, run before with the same --output-dir
 Writes:  outputs/q3_frozen_decoder/: model.safetensors, numbers.csv, history.csv, loss.png,
-digits.png,
-         claim_a.png, claim_b.png, claim_c.png
+         digits.png, claim_a.png, claim_b.png, claim_c.png
 Further: studies/frozen_controls.py (a random encoder, PCA, a wider decoder),
          studies/augmented_classifier.py (the decoder of a Q2 that was trained on warped images)
 """
 
 import dataclasses
 
-import numpy
 import pandas
 import torch
 from numpy.typing import NDArray as Array
@@ -30,23 +29,28 @@ from torch.utils.data import TensorDataset
 from common import checkpoint, data, run, train
 from common.figures import claims, curves, dots, images
 from common.losses import reconstruction_loss, refuse_collapse
-from common.measures import latents, names, reader, reconstructions
+from common.measures import latents as latent_measures
+from common.measures import names, reader, reconstructions
 from common.measures.handwriting import handwriting
 from common.measures.latents import Coded
 from common.measures.points import class_means
 from common.models import Autoencoder, Decoder, fingerprint, freeze, pixels
+from q1_autoencoder import recipe
 
-NEIGHBOURS = (
-    20  # whose mean predicts slant and thickness (Stone 1977); without information R^2 is -1/20
-)
+# Slant and thickness are predicted as the mean of so many neighbours. Where the latents tell
+# nothing, R^2 is -1/20: the mean of 20 random images errs by that much more than the mean of all.
+NEIGHBOURS = 20
 EXAMPLES = 6  # images of each digit in digits.png
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    # Loss and recipe are Q1's, read from its results, so that Q1 and Q3 differ in nothing but what
-    # the
-    # encoder was trained for.
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+
+    Loss and recipe are Q1's, read from its results, so that Q1 and Q3 differ in nothing but what
+    the encoder was trained for.
+    """
+
     reader_epochs: int = 3
     """Passes over the training images of the classifier that reads reconstructions."""
     latents_shown: int = 1_000
@@ -55,21 +59,22 @@ class Config(run.Options):
 
 def build(encoder: nn.Module, seed: int) -> Autoencoder:
     """Put a new decoder on an encoder, which is frozen."""
-    # Frozen, because the question is what the encoder has kept although nobody asked it to.
+    # Frozen (no gradients, evaluation mode), because the question is what the encoder has kept
+    # although nobody asked it to.
     encoder = freeze(encoder)
-    # Q1's initial weights: from the same generator.
+    # Q1's decoder of the same seed started from the same weights: the same generator.
     decoder = Decoder(encoder.latent_dim, generator=run.generator(seed, "decoder"))
     return Autoencoder(encoder, decoder)
 
 
 def train_decoder(
-    model: Autoencoder, mnist: data.Dataset, recipe: train.Recipe, loss_name: str, seed: int
+    model: Autoencoder, mnist: data.Dataset, how: train.Recipe, loss_name: str, seed: int
 ) -> pandas.DataFrame:
     """Train the decoder alone, make sure that the encoder did not move, and return the history."""
 
-    def loss(decoder: nn.Module, codes: Tensor, originals: Tensor) -> tuple[Tensor, dict]:
-        logits = decoder(codes)  # (B, 12) -> (B, 1, 28, 28)
-        return reconstruction_loss(logits, originals, loss_name)  # as Q1's
+    def loss(decoder: nn.Module, latents: Tensor, originals: Tensor) -> tuple[Tensor, dict]:
+        logits = decoder(latents)  # (B, 12) -> (B, 1, 28, 28)
+        return reconstruction_loss(logits, originals, loss_name)  # as Q1's, with metrics l1 and mse
 
     before = fingerprint(model.encoder)
     # A frozen encoder gives the same latents in every epoch, so they are computed once.
@@ -78,50 +83,53 @@ def train_decoder(
         split = getattr(mnist, name)
         examples[name] = TensorDataset(train.apply(model.encoder, split.images), split.images)
 
-    held_out = {"test": examples["test"]}
-    history = train.fit(model.decoder, loss, examples["train"], held_out, recipe, seed)
+    held_out = {"test": examples["test"]}  # recorded after each epoch; nothing is chosen by it
+    history = train.fit(model.decoder, loss, examples["train"], held_out, how, seed)
 
     assert fingerprint(model.encoder) == before, "the frozen encoder changed in training"
     refuse_collapse(train.evaluate(model.decoder, loss, examples["validation"])["mse"], mnist)
     return history
 
 
-# The report's claims, each measured for Q1 and Q3.
+# The report's claims, each measured for Q1 and Q3; (b) and (c) for baselines too.
 
 
 def claim_a(
     encoder: nn.Module, mnist: data.Dataset, writing: dict[str, dict[str, Array]]
 ) -> dict[str, float]:
-    """(a) Q1's encoder keeps what a decoder needs, the classifier's what tells the classes apart.
+    """(a) Q1's encoder keeps what a decoder needs; the classifier's keeps what tells classes apart.
 
-    Slant and thickness are what a decoder needs besides the class: how well do the latents predict
-    them? ``writing`` holds them by split: ``handwriting`` of the images.
+    A decoder needs slant and thickness besides the class. How well do the latents predict these,
+    and how well does a linear probe predict the class? ``writing`` holds both, by split.
     """
     coded = {}
     for name in ("train", "test"):
         split = getattr(mnist, name)
-        codes = train.apply(encoder, split.images).cpu().numpy()  # (N, 12)
-        coded[name] = Coded(codes, split.labels.cpu().numpy())
+        latents = train.apply(encoder, split.images).cpu().numpy()  # (N, 12)
+        coded[name] = Coded(latents, split.labels.cpu().numpy())
 
     measures = {}
     for feature in ("slant", "thickness"):
         # One probe per digit: the digit itself must not help to predict.
-        measures[f"{feature}_r2"] = latents.r2_within_digits(
+        measures[f"{feature}_r2"] = latent_measures.r2_within_digits(
             KNeighborsRegressor(NEIGHBOURS),
             coded["train"],
             writing["train"][feature],
             coded["test"],
             writing["test"][feature],
         )
-    measures["linear_probe_accuracy"] = latents.linear_probe_accuracy(coded["train"], coded["test"])
+    measures["linear_probe_accuracy"] = latent_measures.linear_probe_accuracy(
+        coded["train"], coded["test"]
+    )
     return measures
 
 
 def claim_b(drawn: Array, test: data.Split, mean_images: Array) -> dict[str, float]:
     """(b) Variability within a digit is higher in Q1: Q3 draws a general example of a digit.
 
-    How much of the deviation within a digit do reconstructions keep, and is it where it should be?
-    ``mean_images`` are the training images' by digit, the best that the digit alone can give.
+    How much of the standard deviation within a digit do reconstructions keep, does theirs correlate
+    with the originals', and how much of the variance is explained beyond ``mean_images``, the best
+    that the digit alone can give? ``drawn`` is (N, 1, 28, 28) in [0, 1].
     """
     originals, labels = test.images.cpu().numpy(), test.labels.cpu().numpy()
     compared = (drawn, originals, labels)
@@ -134,33 +142,35 @@ def claim_b(drawn: Array, test: data.Split, mean_images: Array) -> dict[str, flo
     }
 
 
-def claim_c(drawn: Array, test: data.Split, judge: nn.Module) -> dict[str, float]:
+def claim_c(drawn: Array, test: data.Split, digit_reader: nn.Module) -> dict[str, float]:
     """(c) Separation between digits is about the same in Q3, or slightly higher.
 
-    How far apart do reconstructed digits lie, pixel by pixel, and are they read as their digit?
+    How far apart do reconstructed digits lie, pixel by pixel, and does a classifier that has never
+    seen a reconstruction, the reader, classify them rightly?
     """
     labels = test.labels.cpu().numpy()
     return {
-        "pixel_silhouette": latents.silhouette(drawn, labels),
-        "reading_accuracy": reader.reading_accuracy(judge, drawn, labels),
+        "pixel_silhouette": latent_measures.silhouette(drawn, labels),
+        "reading_accuracy": reader.reading_accuracy(digit_reader, drawn, labels),
     }
 
 
 def claim_c_latents(encoder: nn.Module, test: data.Split) -> dict[str, float]:
     """(c), beside it: how far apart do the digits lie in the latents themselves?"""
-    codes = train.apply(encoder, test.images).cpu().numpy()
-    return {"latent_silhouette": latents.silhouette(codes, test.labels.cpu().numpy())}
+    latents = train.apply(encoder, test.images).cpu().numpy()
+    return {"latent_silhouette": latent_measures.silhouette(latents, test.labels.cpu().numpy())}
 
 
 def plot_loss(results: run.Results, history: pandas.DataFrame, loss_name: str) -> None:
-    """Plot the report's loss graph, with the others' errors on the same test images as lines."""
+    """Plot the report's loss graph, with the errors of Q1 and PCA on the same images as lines."""
     scores = test_scores(results.numbers)
-    levels = scores[loss_name].drop("original").to_dict() if loss_name in scores else {}
-    del levels["Q3"]
+    levels = {}
+    if loss_name in scores:  # cross-entropy is not measured of the others
+        levels = scores[loss_name].drop(["original", "Q3"]).to_dict()
     last = history[(history.split == "test") & (history.measure == loss_name)].value.iloc[-1]
     curves.plot_training(
         results.folder / "loss.png",
-        "Q3's decoder soon stops improving: the encoder, not the training, limits it",
+        "Q3's decoder soon stops improving, far from Q1's error",
         f"At the end {last:.4f} per pixel on test images (seed {results.config.seed}); dashed, what"
         " the others leave on the same images.",
         history,
@@ -173,8 +183,8 @@ def plot_digits(results: run.Results, drawn: dict[str, Array], labels: Tensor) -
     """Plot the first test images of each digit as they are and as Q1 and Q3 draw them."""
     first = data.first_of_each_digit(labels, EXAMPLES)  # (10, 6)
     rows = []
-    for pair in first.split(2, dim=1):  # two of each digit in a row
-        shown = pair.flatten()
+    for two_of_each in first.split(2, dim=1):  # (10, 2)
+        shown = two_of_each.flatten()
         for name in ("original", "Q1", "Q3"):
             rows.append(images.Row(name, torch.from_numpy(drawn[name][shown])))
     images.plot_rows(
@@ -187,34 +197,36 @@ def plot_digits(results: run.Results, drawn: dict[str, Array], labels: Tensor) -
     )
 
 
-def plot_claims(results: run.Results, drawn: dict[str, Array], labels: Array) -> None:
-    """Plot a figure for each claim but the latents of (c)."""
+def plot_claims_a_and_b(results: run.Results, drawn: dict[str, Array], labels: Array) -> None:
+    """Plot what the latents predict, and how much reconstructions of each digit vary."""
     scores = test_scores(results.numbers)
     seed = results.config.seed
 
-    keeps = "Q1's latents" if scores.slant_r2["Q1"] > scores.slant_r2["Q3"] else "the classifier's"
+    is_lower = scores.slant_r2["Q3"] < scores.slant_r2["Q1"]
+    is_lower &= scores.thickness_r2["Q3"] < scores.thickness_r2["Q1"]
     dots.plot_panels(
         results.folder / "claim_a.png",
-        f"(a) How a digit was written is predicted better from {keeps}, which digit it is from"
-        " both",
-        f"Slant and thickness are predicted from the latents of the {NEIGHBOURS} nearest training"
-        f" images of the same digit, the digit by logistic regression (seed {seed}).",
+        "(a) How a digit was written is predicted"
+        f" {'better' if is_lower else 'no better'} from Q1's latents than from the classifier's",
+        f"Slant and thickness are the mean of those of the {NEIGHBOURS} training images of the same"
+        " digit with the nearest latents; the digit itself is predicted by logistic regression"
+        f" (seed {seed}).",
         results.numbers,
         ["Q1", "Q3"],
         ["slant_r2", "thickness_r2", "linear_probe_accuracy"],
     )
 
-    by_digit = pandas.DataFrame(index=range(10), columns=["Q1", "Q3"], dtype=float)
-    for digit in by_digit.index:
-        of_digit = labels == digit
-        deviation = numpy.linalg.norm(drawn["original"][of_digit].std(0))
-        for name in by_digit:
-            by_digit.loc[digit, name] = numpy.linalg.norm(drawn[name][of_digit].std(0)) / deviation
+    by_digit = pandas.DataFrame()
+    for name in ("Q1", "Q3"):
+        by_digit[name] = reconstructions.deviation_kept_of_each_digit(
+            drawn[name], drawn["original"], labels
+        )
     kept, rightly = scores.deviation_kept, scores.deviation_correlation
+    more = "Q1" if kept["Q1"] > kept["Q3"] else "Q3"
+    alike = "less" if rightly["Q3"] < rightly["Q1"] else "more"
     claims.plot_by_digit(
         results.folder / "claim_b.png",
-        f"(b) {'Q1' if kept['Q1'] > kept['Q3'] else 'Q3'}'s digits vary more within a class; Q3's"
-        " vary less like the originals",
+        f"(b) {more}'s digits vary more within a class; Q3's vary {alike} like the originals",
         f"Share of the standard deviation within a digit: {kept['Q1']:.3f} in Q1, {kept['Q3']:.3f}"
         f" in Q3. Correlation with the original's deviation: {rightly['Q1']:.3f} and"
         f" {rightly['Q3']:.3f} (seed {seed}).",
@@ -224,13 +236,13 @@ def plot_claims(results: run.Results, drawn: dict[str, Array], labels: Array) ->
 
 
 def plot_claim_c(results: run.Results, models: dict[str, Autoencoder], test: data.Split) -> None:
-    """Plot the latents in two dimensions, above the measures of claim (c)."""
+    """Plot the latents in two dimensions and, below them, the measures of claim (c)."""
     shown = test[: results.config.latents_shown]
     labels = shown.labels.cpu().numpy()
     projections = {}
     for name, model in models.items():
-        codes = train.apply(model.encoder, shown.images).cpu().numpy()
-        points = TSNE(random_state=results.config.seed).fit_transform(codes)
+        latents = train.apply(model.encoder, shown.images).cpu().numpy()
+        points = TSNE(random_state=results.config.seed).fit_transform(latents)
         projections[f"latents {name} draws from, t-SNE"] = (points, labels)
 
     scores = test_scores(results.numbers)
@@ -262,20 +274,12 @@ def main(config: Config) -> None:
 
     # The experiment: a decoder on Q2's frozen encoder, trained as Q1's was.
     q1_options = results.options_of("q1_autoencoder")
-    recipe = train.Recipe(
-        epochs=q1_options.epochs,
-        batch_size=q1_options.batch_size,
-        learning_rate=q1_options.learning_rate,
-        weight_decay=q1_options.weight_decay,
-        muon_learning_rate=q1_options.muon_learning_rate,
-    )
     q3 = build(q2.encoder, config.seed).to(results.device, memory_format=torch.channels_last)
-    history = train_decoder(q3, mnist, recipe, q1_options.loss, config.seed)
+    history = train_decoder(q3, mnist, recipe(q1_options), q1_options.loss, config.seed)
     q3 = checkpoint.save_and_reload(results.folder / "model.safetensors", q3)
     results.log_history(history, model="Q3")
 
-    # What both draw, and beside it the originals and the best linear autoencoder of as many
-    # numbers.
+    # What both draw; beside it the originals, and what as many principal components give.
     models = {"Q1": q1, "Q3": q3}
     originals = mnist.test.images.cpu().numpy()
     drawn = {"original": originals}
@@ -289,17 +293,17 @@ def main(config: Config) -> None:
     train_labels = mnist.train.labels.cpu().numpy()
     writing = {"train": handwriting(train_images), "test": handwriting(originals)}
     mean_images = class_means(train_images, train_labels)
-    judge = reader.train_reader(mnist.train, config.reader_epochs)
+    digit_reader = reader.train_reader(mnist.train, config.reader_epochs)  # one for all seeds
     for name, model in models.items():
         results.log(claim_a(model.encoder, mnist, writing), model=name, split="test")
         results.log(claim_c_latents(model.encoder, mnist.test), model=name, split="test")
     for name, reconstructed in drawn.items():
         results.log(claim_b(reconstructed, mnist.test, mean_images), model=name, split="test")
-        results.log(claim_c(reconstructed, mnist.test, judge), model=name, split="test")
+        results.log(claim_c(reconstructed, mnist.test, digit_reader), model=name, split="test")
 
     plot_loss(results, history, q1_options.loss)
     plot_digits(results, drawn, mnist.test.labels)
-    plot_claims(results, drawn, mnist.test.labels.cpu().numpy())
+    plot_claims_a_and_b(results, drawn, mnist.test.labels.cpu().numpy())
     plot_claim_c(results, models, mnist.test)
 
     measures = ["slant_r2", "deviation_kept", "deviation_correlation", "pixel_silhouette"]

@@ -11,7 +11,7 @@ Needs:   nothing; fetches the data on first use
 Writes:  outputs/q4_few_shot/: a checkpoint of every fit, numbers.csv, history.csv, classifier.png,
          autoencoder_loss.png, reconstructions.png
 Further: studies/augmentation.py (with warped images), studies/label_curve.py (1 to 100 labels per
-digit)
+         digit)
 """
 
 import dataclasses
@@ -169,13 +169,14 @@ def log_baselines(results: run.Results, subset: Subset, mnist: data.Dataset) -> 
 def plot_classifier(results: run.Results) -> None:
     """Plot the report's graphs of the classifier, loss and accuracy, on both kinds of subsets."""
     means = balanced_means(results.numbers, "scratch")
+    gain = means["gain_after_fitted"]
+    then = "still gets better" if gain > 0 else "gets no better"
     curves.plot_few_shot(
         results.folder / "classifier.png",
-        "From 100 labels the classifier learns these by heart, and still gets better on test"
-        " images",
+        f"The classifier learns its 100 labels by heart, and then {then} on test images",
         f"All labelled images are right from step {means['fitted_step']:.0f} on; after it the"
-        f" accuracy on test images rises by another {100 * means['gain_after_fitted']:.1f} points."
-        f" Curves are of the first {CURVE_IMAGES:,} test images (seed {results.config.seed}).",
+        f" accuracy on test images changes by {100 * gain:+.1f} points. Curves are of the first"
+        f" {CURVE_IMAGES:,} test images (seed {results.config.seed}).",
         results.history,
         ["scratch"],
         ["cross_entropy", "accuracy"],
@@ -189,8 +190,7 @@ def plot_autoencoder(
     history = results.history
     curves.plot_few_shot(
         results.folder / "autoencoder_loss.png",
-        "From 100 images the autoencoder soon stops improving on others, and learns its own by"
-        " heart",
+        "The autoencoder redraws the images it was trained on better than others: it over-fits",
         f"Curves are of the first {CURVE_IMAGES:,} test images (seed {results.config.seed}).",
         history,
         ["autoencoder"],

@@ -3,7 +3,7 @@
 Q4's classifier, on Q4's labelled subsets and for as many steps. Only where the encoder starts from
 differs:
 
-    scratch              random weights                          (trained by q4_few_shot.py)
+    scratch              random weights (trained by q4_few_shot.py, read from its results)
     fine-tuned           Q1's weights, and everything trains
     frozen               Q1's weights, kept: only the head trains
     frozen, all labels   the same with the labels of all 55,000 training images, for comparison
@@ -13,9 +13,9 @@ TABLE
 Run:     python q5_transfer.py
 Needs:   q1_autoencoder.py and q4_few_shot.py, run before with the same --output-dir
 Writes:  outputs/q5_transfer/: a checkpoint of every fit, numbers.csv, history.csv, curves.png,
-comparison.png Further: studies/augmentation.py (with warped images), studies/label_curve.py (1 to
-100 labels per digit),
-         studies/label_spreading.py (labels passed on to unlabelled images)
+         comparison.png
+Further: studies/augmentation.py (with warped images), studies/label_curve.py (1 to 100 labels per
+         digit), studies/label_spreading.py (labels passed on to unlabelled images)
 """
 
 import copy
@@ -38,25 +38,32 @@ CURVE_IMAGES = 2_000  # test images in the curves, as in Q4; the numbers are of 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    # Which images are labelled, and for how many steps to train on them, is read from Q4's results.
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+
+    Which images are labelled, and for how many steps to train on them, is read from Q4's results.
+    Rates and decay are the best of each start on validation images (studies/ablation.py).
+    """
+
     learning_rate: float = 5e-3
-    """Peak of the fine-tuned classifier's schedule; pretrained weights are moved, not replaced."""
+    """Peak of the fine-tuned classifier's schedule; low, to keep what was pretrained."""
     weight_decay: float = 0.3
     """AdamW's decoupled weight decay for the fine-tuned classifier."""
     frozen_learning_rate: float = 5e-3
     """Peak of the schedule of a head on the frozen encoder."""
     frozen_weight_decay: float = 2.0
-    """AdamW's decoupled weight decay for a head on the frozen encoder."""
+    """AdamW's decoupled weight decay for a head that has few labels; none is used with all."""
     all_labels_epochs: int = 10
-    """Passes over all training images of the head that has all labels, 500 images per step."""
+    """Passes over all training images of the head that has all labels."""
+    all_labels_batch_size: int = 500
+    """Images per training step of the head that has all labels."""
 
 
 def build(pretrained: Encoder, seed: int) -> Classifier:
-    """Compose a copy of Q1's encoder and a new head, which starts like that of Q4 on the same
-    subset.
-    """
+    """Compose a copy of Q1's encoder and a new head."""
     encoder = copy.deepcopy(pretrained)  # every fit starts from the same weights
-    return Classifier(encoder, Head(encoder.latent_dim, generator=run.generator(seed, "head")))
+    # Q4's head on the same subset starts from the same weights: the same generator.
+    head = Head(encoder.latent_dim, generator=run.generator(seed, "head"))
+    return Classifier(encoder, head)
 
 
 def loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -73,15 +80,15 @@ def fine_tune(
 ) -> pandas.DataFrame:
     """Train encoder and head on a labelled subset, and return the history."""
     # Curves on labelled and on test images: the distance between them is over-fitting.
-    held_out = {"labelled": labelled.to_classify(), "test": test[:CURVE_IMAGES].to_classify()}
-    return train.fit(model, loss, labelled.to_classify(), held_out, recipe, seed)
+    curves_of = {"labelled": labelled.to_classify(), "test": test[:CURVE_IMAGES].to_classify()}
+    return train.fit(model, loss, labelled.to_classify(), curves_of, recipe, seed)
 
 
 def train_head(
     model: Classifier, labelled: data.Split, test: data.Split, recipe: train.Recipe, seed: int
 ) -> pandas.DataFrame:
-    """Train the head alone on a labelled subset, and return the history."""
-    freeze(model.encoder)
+    """Train the head alone on labelled images, and return the history."""
+    freeze(model.encoder)  # no gradients, evaluation mode
     before = fingerprint(model.encoder)
     # A frozen encoder gives the same latents in every epoch, so they are computed once.
     examples = {}
@@ -109,7 +116,8 @@ def log_fit(
 
 
 def compare(numbers: pandas.DataFrame) -> pandas.DataFrame:
-    """Return test accuracies and their differences, a row per labelled subset: the same images."""
+    """Return test accuracies, a row per labelled subset, and their difference on each."""
+    numbers = numbers[numbers.subset != ""]  # without the head that has all labels
     of_test = numbers[(numbers.split == "test") & (numbers.measure == "accuracy")]
     accuracy = of_test.pivot(index="subset", columns="model", values="value")
     return pandas.DataFrame(
@@ -124,13 +132,13 @@ def compare(numbers: pandas.DataFrame) -> pandas.DataFrame:
 
 def plot(results: run.Results, numbers: pandas.DataFrame, history: pandas.DataFrame) -> None:
     """Plot the report's two graphs beside Q4's, and the comparison."""
-    differences = compare(numbers[numbers.subset != ""])["fine-tuned minus scratch"]
+    differences = compare(numbers)["fine-tuned minus scratch"]
     gain = differences.drop(REPORT).mean()
     report_gain = differences[REPORT]
     seed = results.config.seed
     curves.plot_few_shot(
         results.folder / "curves.png",
-        "From Q1's weights the classifier starts higher, and ends closer to its labelled images",
+        "From scratch, fine-tuned and frozen: test images follow the labelled ones at a distance",
         f"Curves are of the first {CURVE_IMAGES:,} test images (seed {seed}).",
         history,
         ["scratch", "fine-tuned", "frozen"],
@@ -183,10 +191,10 @@ def main(config: Config) -> None:
     model = build(pretrained, config.seed)
     recipe = train.Recipe(
         epochs=config.all_labels_epochs,
-        batch_size=500,
+        batch_size=config.all_labels_batch_size,
         learning_rate=config.frozen_learning_rate,
         weight_decay=0.0,
-        record_epochs=(),
+        record_epochs=(),  # no curve
     )
     train_head(model, mnist.train, mnist.test, recipe, config.seed)
     model = checkpoint.save_and_reload(results.folder / "frozen_all_labels.safetensors", model)
@@ -199,10 +207,11 @@ def main(config: Config) -> None:
     numbers = pandas.concat([q4_numbers, results.numbers])
     plot(results, numbers, pandas.concat([q4_history, results.history]))
 
-    table = 100 * compare(numbers[numbers.subset != ""])
+    table = 100 * compare(numbers)
     gain = table["fine-tuned minus scratch"].drop(REPORT).mean()
     print(f"fine-tuned minus scratch: {gain:+.1f} points; test accuracy, %:")
-    print(pandas.concat([table, table.drop(REPORT).agg(["mean", "std"])]).round(1).to_string())
+    pooled = table.drop(REPORT).agg(["mean", "std"]).add_suffix(" of balanced subsets", axis=0)
+    print(pandas.concat([table, pooled]).round(1).to_string())
     results.finish(mnist.sha256)
 
 

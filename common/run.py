@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LIMITS = {
     "seed": (0, 2**32 - 1),  # scikit-learn takes no larger one
     "latent_dim": (2, 784),
+    "latents": (2, 784),
     "subsets": (1, 999),
     "learning_rate": (1e-9, math.inf),
     "label_smoothing": (0, 1),
@@ -74,14 +75,18 @@ class Options:
 
 
 def require_limits(options: Any) -> None:
-    """Raise InputError for an int or float field that is not finite or not within ``LIMITS``."""
-    for name, value in vars(options).items():
-        if type(value) not in (int, float):
-            continue
-        least, most = LIMITS.get(name, (1, 10**9) if type(value) is int else (0, math.inf))
-        if not (least <= value <= most and value < math.inf):  # true for nan
-            upper = f" to {most}" if most < math.inf else " or more"
-            raise InputError(f"--{name.replace('_', '-')}: got {value}, expected {least}{upper}")
+    """Raise InputError for an int or float field, or one of a tuple, that is not finite or not
+    within ``LIMITS``.
+    """
+    for name, values in vars(options).items():
+        for value in values if isinstance(values, tuple) else (values,):
+            if type(value) not in (int, float):
+                continue
+            least, most = LIMITS.get(name, (1, 10**9) if type(value) is int else (0, math.inf))
+            if not (least <= value <= most and value < math.inf):  # true for nan
+                upper = f" to {most}" if most < math.inf else " or more"
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option}: got {value}, expected {least}{upper}")
 
 
 def command_line(

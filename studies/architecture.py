@@ -12,12 +12,12 @@ At the coarsest level, 64 channels of 4 x 4, between these and 12 latents:
     no linear layer              a convolution to 3 channels of 2 x 2, the 12 latents: each of them
                                  sees only a part of the image
 
-TABLE
+No numbers of it are published yet.
 
 For the dimension D of the latents, beside Q1: Q3, a decoder on a frozen classifier with as many
 latents, and PCA-D.
 
-TABLE
+No numbers of it are published yet.
 
 The correlation between two latents depends on their axes, and nothing in L1 prefers one set of axes
 to another: the decoder's first layer can undo any linear map of the latents.
@@ -59,6 +59,11 @@ CHANNELS = 16  # of Q1's first layer; the following ones have twice and four tim
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+
+    Everything else is Q1's and Q2's.
+    """
+
     epochs: int = 4
     """Passes over the training images, for each network."""
     channels: tuple[int, ...] = (4, 8)
@@ -376,6 +381,11 @@ def main(config: Config) -> None:
     plot_latents(results, sweep)
 
     scores = test_scores(results.numbers)
+    l1 = scores.l1
+    print(
+        f"test L1 {l1['two linear layers']:.4f} with two linear layers,"
+        f" {l1['one linear layer']:.4f} with one, {l1['no linear layer']:.4f} with none"
+    )
     print(scores.loc[list(variants), ["l1", "mse", "weights", "seconds"]].round(4).to_string())
     for measure in ("l1", "slant_r2", "deviation_kept", "deviation_correlation"):
         chosen = sweep[(sweep.measure == measure) & (sweep.series != "Q2")]

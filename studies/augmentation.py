@@ -13,7 +13,7 @@ differ in more than the images, and each has a control that differs in nothing e
 
 Test accuracy in %, mean and standard deviation over balanced subsets:
 
-TABLE
+No numbers of it are published yet.
 
 That pretraining is worth less the more the images are augmented was found by Zoph et al. 2020
 (Rethinking Pre-training and Self-training) for object detection on COCO; there, self-training still

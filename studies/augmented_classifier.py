@@ -4,7 +4,7 @@ Q2 is trained on the images as they are. Here it is trained three times more, fo
 same rates: on images that are warped anew in every batch, with smoothed labels, and with both. A
 decoder like Q3's is then trained on each of the frozen encoders.
 
-TABLE
+No numbers of it are published yet.
 
 Run:     python -m studies.augmented_classifier
 Needs:   q1_autoencoder.py, q2_classifier.py and q3_frozen_decoder.py, run before with the same
@@ -39,6 +39,11 @@ CALIBRATION_BINS = 15  # as many as in Guo et al. 2017
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+
+    Everything else is Q1's, Q2's and Q3's, read from their results.
+    """
+
     label_smoothing: float = 0.1
     """Weight that the loss takes from the label and gives to all ten classes alike."""
     copies: int = 16
@@ -197,6 +202,10 @@ def main(config: Config) -> None:
     plot(results, [plain, *augmented])
 
     scores = test_scores(results.numbers)
+    for variant in (plain, *augmented):
+        accuracy = scores.accuracy[variant.classifier]
+        explained = scores.variance_explained[variant.decoder]
+        print(f"{variant.words}: test accuracy {accuracy:.2%}, Q3 explains {explained:.3f}")
     names = [variant.classifier for variant in classifiers]
     measures = ["accuracy", "averaged_accuracy", "cross_entropy", "calibration_error"]
     print(scores.loc[names, measures].round(4).to_string())

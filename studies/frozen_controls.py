@@ -12,12 +12,12 @@ same loss and recipe, draw from
 and beside them stand Q1, PCA-12, and what the digit alone can give: its mean image, the best for
 the squared error, and its median image, the best for L1.
 
-TABLE
+No numbers of it are published yet.
 
 What can be *read* from the latents is evidence for claim (a): slant, thickness and size, predicted
 within each digit by the mean of 20 neighbours and by a ridge regression.
 
-TABLE
+No numbers of it are published yet.
 
 Probabilities hold as much as logits do, up to a common offset. But most of them are next to 0,
 where neither a decoder nor a regression sees what tells them apart.
@@ -63,7 +63,11 @@ RIDGE_PENALTY = 1.0  # on standardised latents (Hoerl and Kennard 1970)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    # Loss, recipe and reader are those of Q1 and Q3, read from their results.
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+
+    Loss, recipe and reader are those of Q1 and Q3, read from their results.
+    """
+
     widening: int = 2
     """How many times as many channels and units the wider decoder has; the weights grow with its
     square.
@@ -298,6 +302,12 @@ def main(config: Config) -> None:
     plot_digits(results, drawn, scores.variance_explained, mnist.test.labels)
     plot_latents(results, results.numbers, list(encoders))
 
+    explained = scores.variance_explained
+    print(
+        f"variance within a digit explained: {explained['Q3']:.3f} from latents,"
+        f" {explained['logits']:.3f} from logits,"
+        f" {explained['probabilities']:.3f} from probabilities"
+    )
     measures = ["l1", "variance_explained", "deviation_correlation", "reading_accuracy"]
     print(scores.loc[list(drawn)[1:], measures].round(4).to_string())
     measures = ["slant_r2", "slant_ridge_r2", "thickness_r2", "thickness_ridge_r2", "size_r2"]

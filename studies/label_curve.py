@@ -12,7 +12,7 @@ The classifiers of Q4 and Q5, with 1 to 100 labelled images per digit:
 Rates, decay and the number of training steps are those of Q4 and Q5, which were tuned for 10 labels
 per digit; what was trained there with as many is read, not trained again.
 
-TABLE
+No numbers of it are published yet.
 
 Its last rows say what the labels are worth: how many per digit it takes from scratch to get as far.
 
@@ -49,7 +49,11 @@ OPTIONAL = ("studies/pretexts", "studies/augmentation")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    # Everything else is Q4's and Q5's, read from their results.
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+
+    Everything else is Q4's and Q5's, read from their results.
+    """
+
     shots: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
     """Labelled images per digit to try, beside Q4's."""
 
@@ -168,22 +172,30 @@ def log_worth(results: run.Results, means: pandas.DataFrame) -> pandas.DataFrame
     return worth
 
 
+def in_words(worth: float, shots: int) -> str:
+    """Return what so many labels per digit are worth with Q1's encoder, as a sentence."""
+    if math.isnan(worth):
+        return (
+            f"No number of labels tried from scratch gets as far as {shots} per digit with Q1's"
+            " encoder, fine-tuned"
+        )
+    return (
+        f"It takes {worth:.0f} labels per digit from scratch to get as far as {shots} with Q1's"
+        " encoder, fine-tuned"
+    )
+
+
 def plot(results: run.Results, curve: pandas.DataFrame, worth: pandas.DataFrame) -> None:
     """Plot all curves, and what Q4's number of labels is worth if Q1's encoder is fine-tuned."""
     q4 = results.options_of("q4_few_shot")
     labels = worth.loc[q4.shots, "fine-tuned"]
     fine_tuned = curve[(curve.series == "fine-tuned") & (curve.x == q4.shots)]
-    if math.isnan(labels):
-        title = f"No number of labels tried from scratch gets as far as {q4.shots} per digit with"
-        reading = {}
-    else:
-        title = (
-            f"It takes {labels:.0f} labels per digit from scratch to get as far as {q4.shots} with"
-        )
+    reading = {}
+    if not math.isnan(labels):
         reading = {"labels": q4.shots, "accuracy": fine_tuned.value.mean(), "worth": labels}
     sweeps.plot_label_curve(
         results.folder / "curve.png",
-        f"{title} Q1's encoder, fine-tuned",
+        in_words(labels, q4.shots),
         f"Lines are means and bands the range of {q4.subsets} class-balanced subsets"
         f" (seed {results.config.seed}).",
         curve,
@@ -214,6 +226,8 @@ def main(config: Config) -> None:
 
     plot(results, curve, worth)
 
+    shots = results.options_of("q4_few_shot").shots
+    print(in_words(worth.loc[shots, "fine-tuned"], shots))
     print("test accuracy, %, by labels per digit")
     print((100 * means.T).round(1).to_string(na_rep=""))
     print("\nworth in labels per digit from scratch")

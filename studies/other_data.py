@@ -8,7 +8,7 @@ trains nothing. It reads what these commands left, and says which of them is mis
         --output-dir outputs/fashion-mnist
     python reproduce.py --studies --seeds 0 1 2 --dataset kmnist --output-dir outputs/kmnist
 
-TABLE
+No numbers of it are published yet.
 
 Augmentation was made for handwriting: it bends strokes and makes them thicker or thinner, whatever
 the images are. Slant and thickness are those of the bright pixels; of clothes they say how these
@@ -29,10 +29,10 @@ import pandas
 from common import run
 from common.figures import dots
 from common.measures.names import MEASURES
-from common.report import claims
 from common.report import numbers as tables
-from common.report.claims import Comparison, Judged
+from common.report import verdicts
 from common.report.numbers import BALANCED, Number
+from common.report.verdicts import Comparison, Judged
 
 FIVE = ("q1_autoencoder", "q2_classifier", "q3_frozen_decoder", "q4_few_shot", "q5_transfer")
 Q1, Q2, Q3, Q4, Q5 = FIVE
@@ -86,11 +86,11 @@ def judge_claims(found: dict[str, pandas.DataFrame]) -> pandas.DataFrame:
     """Return what the report's claims rest on: a row for each data set and primary comparison."""
     rows = []
     for dataset, numbers in found.items():
-        for judged_claim in claims.judge_all(numbers):
+        for judged_claim in verdicts.judge_all(numbers):
             for judged in judged_claim.primary:
                 rows.append(claim_row(dataset, judged_claim.claim.name, judged))
         for name, comparison in GAINS.items():
-            judged = claims.compare(numbers, comparison)
+            judged = verdicts.compare(numbers, comparison)
             if judged:
                 rows.append(claim_row(dataset, name, judged))
     return pandas.DataFrame(rows)
@@ -188,7 +188,7 @@ def main(config: Config) -> None:
     table = judged.assign(cell=cells.str.removesuffix(", "))
     table = table.pivot(index=["claim", "comparison"], columns="dataset", values="cell")
     columns = [config.dataset, *config.others]
-    print(table.reindex(columns=columns).fillna("").to_string())
+    print(table.reindex(columns=columns).astype(object).fillna("").to_string())
     print(level_table(results.numbers, columns).to_string())
     for name in config.others:
         if name not in found:

@@ -4,7 +4,7 @@ Q1 and Q3 minimise the mean absolute error (L1), as the exercise prescribes. Her
 again, on the same Q2 and with the same recipe (its rates were tuned for L1), to minimise the mean
 squared error (MSE) and binary cross-entropy (BCE), and the report's claims are measured on them.
 
-TABLE
+No numbers of it are published yet.
 
 Four public answers to the exercise disagree about (b), and it is not the loss that sets them apart:
 the code of all four minimises L1 (aviv15s/IDL_ex2, ErelNahum/IDL_ex2, ofritabib/deep-learning-ex2,
@@ -41,6 +41,11 @@ EXAMPLES = 2  # images of each digit in digits.png
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+
+    Everything else is Q1's and Q3's, read from their results.
+    """
+
     losses: tuple[ReconstructionLoss, ...] = ("mse", "bce")
     """What Q1 and Q3 are trained again to minimise, beside what they were run with."""
 
@@ -181,9 +186,15 @@ def main(config: Config) -> None:
     plot_claims(results, list(pairs))
     plot_digits(results, pairs, mnist.test)
 
+    scores = test_scores(results.numbers)
+    kept = []
+    for loss_name in pairs:
+        value = scores.deviation_kept[model_name("Q3", loss_name)]
+        kept.append(f"{value:.3f} with {loss_name.upper()}")
+    print(f"deviation within a digit that Q3 keeps: {', '.join(kept)}")
     measures = ["l1", "mse", "slant_r2", "deviation_kept", "deviation_correlation"]
     measures += ["pixel_silhouette", "reading_accuracy"]
-    print(test_scores(results.numbers)[measures].round(4).to_string())
+    print(scores[measures].round(4).to_string())
     results.finish(mnist.sha256)
 
 

@@ -25,7 +25,10 @@ def five_commands(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
 
     Returns the folder and, by script, what it printed. They are run once for all processes.
     """
-    shared = tmp_path_factory.getbasetemp().parent / "five-commands"
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # this process's own folder lies in that of all
+        folder = folder.parent
+    shared = folder / "five-commands"
     with filelock.FileLock(f"{shared}.lock"):
         if not shared.exists():
             helpers.run_five_commands(shared)

@@ -85,7 +85,7 @@ def test_classification_metrics_by_numpy():
 
 
 def small_digits() -> Split:
-    images, labels = helpers.digits(300, seed=0)
+    images, labels = helpers.digits(200, seed=0)
     return Split(torch.from_numpy(images)[:, None] / 255, torch.from_numpy(labels).long())
 
 
@@ -103,7 +103,7 @@ def test_l1_leaves_the_all_black_start(loss, leaves):
     digits = small_digits()
     model = Autoencoder(Encoder(generator=seeded()), Decoder(generator=seeded(1)))
     torch.nn.init.constant_(model.decoder.convolutions[-1].bias, -15.0)  # all black
-    recipe = train.Recipe(12, 50, learning_rate=1e-2, weight_decay=0.05, record_epochs=())
+    recipe = train.Recipe(8, 25, learning_rate=1e-2, weight_decay=0.05, record_epochs=())
     train.fit(model, loss, digits.to_reconstruct(), {}, recipe, seed=0)
     error = train.evaluate(model, loss, digits.to_reconstruct())["mse"]
     mean_image_error = digits.images.var(0, correction=0).mean()

@@ -34,7 +34,7 @@ COLOURS = {
     "frozen": "#0B7A8A",
     "fine-tuned": "#882255",
     "frozen, all labels": "#0B7A8A",
-    "scratch, augmented": "#000000",
+    "scratch, augmented": "#5B6C8F",
     "frozen, augmented": "#0B7A8A",
     "fine-tuned, augmented": "#C4604F",
 }

@@ -82,7 +82,7 @@ MEASURES = {
         "correlation between two latents, mean absolute", 3, better="lower", tolerance=0.03
     ),
     "augmentation_share": Measure(
-        "share of the latents' variance that augmentation makes", 3, better="lower", tolerance=0.03
+        "share of the latents' variance due to augmentation", 3, better="lower", tolerance=0.03
     ),
     # of a fit on few examples
     "fitted_step": Measure("step from which all labelled images are right", 0, tolerance=20),

@@ -53,6 +53,13 @@ def deviation_kept_within_digits(reconstructions: Array, images: Array, labels: 
     return float(numpy.sqrt(squares_within(reconstructions, labels).sum() / originals.sum()))
 
 
+def deviation_kept_of_each_digit(reconstructions: Array, images: Array, labels: Array) -> Array:
+    """Return ``deviation_kept_within_digits`` of each digit by itself: (10,)."""
+    reconstructions, images = as_rows(reconstructions), as_rows(images)
+    labels = check_labels(images, labels)
+    return numpy.sqrt(squares_within(reconstructions, labels) / squares_within(images, labels))
+
+
 def deviation_correlation_within_digits(
     reconstructions: Array, images: Array, labels: Array
 ) -> float:

@@ -5,10 +5,10 @@ import dataclasses
 import pandas
 
 from common.measures.names import MEASURES
-from common.report import claims
 from common.report import numbers as tables
-from common.report.claims import Q3, Q4, Q5, Comparison
+from common.report import verdicts
 from common.report.numbers import BALANCED, Number
+from common.report.verdicts import Q3, Q4, Q5, Comparison
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ ANSWERS = [
         [
             Number(Q4, "scratch", "accuracy", BALANCED),
             Number(Q5, "fine-tuned", "accuracy", BALANCED),
-            claims.minus_scratch("fine-tuned", {}),
+            verdicts.minus_scratch("fine-tuned", {}),
             Number(Q5, "frozen", "accuracy", BALANCED),
         ],
     ),
@@ -68,7 +68,7 @@ def answer_all(numbers: pandas.DataFrame) -> list[tuple[str, str]]:
 def text_of(numbers: pandas.DataFrame, number: Number | Comparison) -> str:
     """Return a number's mean over the seeds, or a difference with its interval; "" for none."""
     if isinstance(number, Comparison):
-        judged = claims.compare(numbers, number)
+        judged = verdicts.compare(numbers, number)
         return judged.text() if judged else ""
     values = tables.per_seed(numbers, number)
     return "" if values.empty else MEASURES[number.measure].format(values.mean())

@@ -17,8 +17,8 @@ from scipy import stats
 from common import run
 from common.measures.names import MEASURES
 from common.report import numbers as tables
-from common.report.claims import Q3, Comparison, from_scratch, minus_scratch
 from common.report.numbers import Number, Published
+from common.report.verdicts import Q3, Comparison, from_scratch, minus_scratch
 
 # The numbers that README states. They decide the exit code.
 HEADLINES: list[Number | Comparison] = [

@@ -17,7 +17,7 @@ import pandas
 
 from common import results, run
 from common.figures import style
-from common.report import answers, claims
+from common.report import answers, verdicts
 from common.report import numbers as tables
 from common.report.numbers import Published
 
@@ -58,7 +58,7 @@ def write(output_dir: Path) -> Path:
     published = tables.read(output_dir)
     content = {
         "answers": answers.answer_all(published.numbers),
-        "claims": claims.judge_all(published.numbers),
+        "claims": verdicts.judge_all(published.numbers),
         "sections": [section(published, output_dir, step) for step in published.firsts],
         "seeds": sorted(published.numbers.seed.unique()),
         "notices": notices(published),
@@ -67,8 +67,8 @@ def write(output_dir: Path) -> Path:
     }
     csv = published.numbers.to_csv(index=False, float_format="%.6g")
     write_whole(output_dir / "results.csv", csv)
-    write_whole(output_dir / "report.md", render("report.md", content))
-    return write_whole(output_dir / "report.html", render("report.html", content))
+    write_whole(output_dir / "report.md", render("template.md", content))
+    return write_whole(output_dir / "report.html", render("template.html", content))
 
 
 def section(published: Published, output_dir: Path, step: str) -> Section:

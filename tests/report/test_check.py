@@ -8,8 +8,8 @@ from scipy import stats
 from common import run
 from common.report import check
 from common.report import numbers as tables
-from common.report.claims import Comparison
 from common.report.numbers import BALANCED
+from common.report.verdicts import Comparison
 from tests.report.written import write_step
 
 SPREAD = [0.0, 0.003, -0.003]  # of every number over the seeds

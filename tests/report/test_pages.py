@@ -9,7 +9,7 @@ import pytest
 
 from common import run
 from common.figures import style
-from common.report import claims, pages
+from common.report import pages, verdicts
 from tests.browser import ask, needs_chromium
 from tests.report.written import seal, write_step
 
@@ -97,7 +97,7 @@ def test_results_csv_holds_every_number_of_every_seed(outputs):
 def test_every_claim_stands_in_both_pages_with_its_verdict(outputs):
     page = pages.write(outputs).read_text("utf-8")
     markdown = (outputs / "report.md").read_text("utf-8")
-    judged = claims.judge_all(pages.tables.read(outputs).numbers)
+    judged = verdicts.judge_all(pages.tables.read(outputs).numbers)
     shown = re.findall('class="verdict (.*?)"', page)
     assert shown == [claim.verdict for claim in judged]
     for claim in judged:

@@ -1,12 +1,12 @@
-"""Tests of common/report/claims.py and answers.py: verdicts worked by hand."""
+"""Tests of common/report/verdicts.py and answers.py: verdicts worked by hand."""
 
 import pytest
 
 from common.measures.names import MEASURES
-from common.report import answers, claims
+from common.report import answers, verdicts
 from common.report import numbers as tables
-from common.report.claims import Claim, Comparison
 from common.report.numbers import Number
+from common.report.verdicts import Claim, Comparison
 from tests.report.written import write_step
 
 Q3 = "q3_frozen_decoder"
@@ -39,7 +39,7 @@ def numbers_of(output_dir, **values_by_model):
 def test_a_verdict_is_by_the_whole_interval(wanted, q3, verdict, tmp_path):
     numbers = numbers_of(tmp_path, Q1=ABOUT_09[: len(q3)], Q3=q3)
     comparison = Comparison(Number(Q3, "Q3", "slant_r2"), Number(Q3, "Q1", "slant_r2"), wanted)
-    judged = claims.compare(numbers, comparison)
+    judged = verdicts.compare(numbers, comparison)
     assert judged.verdict == verdict
     assert judged.difference.n == len(q3)
     assert judged.sides == pytest.approx([sum(q3) / len(q3), 0.9], abs=1e-6)
@@ -62,7 +62,7 @@ def test_of_two_measures_the_weaker_one_counts(tmp_path):
         ([holds, not_measured], "not measured"),
     ]:
         beside = [refuted, not_measured]
-        judged = claims.judge(numbers, Claim("", "", primary, beside))
+        judged = verdicts.judge(numbers, Claim("", "", primary, beside))
         assert judged.verdict == verdict
         assert len(judged.primary) == len(primary) - (not_measured in primary)
         assert len(judged.beside) == 1
@@ -71,24 +71,27 @@ def test_of_two_measures_the_weaker_one_counts(tmp_path):
 def test_a_number_may_be_compared_with_a_fixed_value(tmp_path):
     numbers = numbers_of(tmp_path, Q3=ABOUT_09)
     after = Number(Q3, "Q3", "slant_r2")
-    above = claims.compare(numbers, Comparison(after, 0.8, "higher"))
+    above = verdicts.compare(numbers, Comparison(after, 0.8, "higher"))
     assert above.verdict == "holds"
     assert above.sides == pytest.approx([0.9, 0.8])
-    itself = claims.compare(numbers, Comparison(after, 0.0))
+    itself = verdicts.compare(numbers, Comparison(after, 0.0))
     assert itself.difference.mean == pytest.approx(0.9)
     assert itself.text().startswith("0.900 (0.898 to 0.902)")
 
 
 def test_every_claim_about_the_five_questions_is_measured_by_them(trained):
     numbers = tables.read(trained).numbers
-    for claim in claims.CLAIMS:
+    for claim in verdicts.CLAIMS:
         for comparison in claim.primary + claim.beside:
             sides = [comparison.after, comparison.before]
             steps = [side.step for side in sides if isinstance(side, Number)]
             assert all(side.measure in MEASURES for side in sides if isinstance(side, Number))
             if all(step.startswith("q") for step in steps):
-                assert claims.compare(numbers, comparison) is not None, comparison
-    assert {judged.verdict for judged in claims.judge_all(numbers)} <= {"one seed", "not measured"}
+                assert verdicts.compare(numbers, comparison) is not None, comparison
+    assert {judged.verdict for judged in verdicts.judge_all(numbers)} <= {
+        "one seed",
+        "not measured",
+    }
 
 
 def test_there_are_three_answers(trained):
