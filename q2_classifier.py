@@ -37,9 +37,9 @@ class Config(run.Options):
     """Passes over the 55,000 training images."""
     batch_size: int = 256
     """Images per training step."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 2e-2
     """Peak of the one-cycle schedule; lower it if the loss is not finite."""
-    weight_decay: float = 0.1
+    weight_decay: float = 0.3
     """AdamW's decoupled weight decay."""
 
 
