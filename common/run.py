@@ -34,6 +34,7 @@ LIMITS = {
     "seed": (0, 2**32 - 1),  # scikit-learn takes no larger one
     "latent_dim": (2, 784),
     "latents": (2, 784),
+    "seeds": (0, 2**32 - 1),
     "subsets": (1, 999),
     "learning_rate": (1e-9, math.inf),
     "label_smoothing": (0, 1),
@@ -75,9 +76,7 @@ class Options:
 
 
 def require_limits(options: Any) -> None:
-    """Raise InputError for an int or float field, or one of a tuple, that is not finite or not
-    within ``LIMITS``.
-    """
+    """Raise InputError unless each number in a field, or in its tuple, is within ``LIMITS``."""
     for name, values in vars(options).items():
         for value in values if isinstance(values, tuple) else (values,):
             if type(value) not in (int, float):
