@@ -74,20 +74,24 @@ Q3 = "q3_frozen_decoder"
 Q4 = "q4_few_shot"
 Q5 = "q5_transfer"
 AUGMENTATION = "studies/augmentation"
+PRETEXTS = "studies/pretexts"
 
 QUESTIONS = [
-    Step(Q1, needs=(), seconds=105),
-    Step(Q2, needs=(), seconds=45),
-    Step(Q3, needs=(Q1, Q2), seconds=110),
-    Step(Q4, needs=(), seconds=40),
-    Step(Q5, needs=(Q1, Q4), seconds=40),
+    Step(Q1, needs=(), seconds=150),
+    Step(Q2, needs=(), seconds=55),
+    Step(Q3, needs=(Q1, Q2), seconds=150),
+    Step(Q4, needs=(), seconds=60),
+    Step(Q5, needs=(Q1, Q4), seconds=25),
 ]
 STUDIES = [
-    Step("studies/augmented_classifier", needs=(Q1, Q2), seconds=200),
-    Step("studies/frozen_controls", needs=(Q1, Q2, Q3), seconds=200),
-    Step(AUGMENTATION, needs=(Q1, Q4, Q5), seconds=200),
-    Step("studies/label_curve", needs=(Q1, Q4), seconds=200),
-    Step("studies/label_spreading", needs=(Q1, Q4, AUGMENTATION), seconds=200),
+    Step("studies/reconstruction_loss", needs=(Q1, Q2, Q3), seconds=500, seeds=3),
+    Step("studies/frozen_controls", needs=(Q1, Q2, Q3), seconds=500, seeds=3),
+    Step("studies/augmented_classifier", needs=(Q1, Q2, Q3), seconds=500, seeds=3),
+    Step("studies/architecture", needs=(), seconds=500, seeds=3),
+    Step(AUGMENTATION, needs=(Q1, Q4, Q5), seconds=300, seeds=5),
+    Step(PRETEXTS, needs=(Q1, Q4, Q5, AUGMENTATION), seconds=300, seeds=5),
+    Step("studies/label_spreading", needs=(Q1, Q4, AUGMENTATION, PRETEXTS), seconds=300, seeds=5),
+    Step("studies/label_curve", needs=(Q1, Q4, Q5), seconds=300, seeds=5),
 ]
 
 

@@ -61,16 +61,18 @@ CHANNELS = 16  # of Q1's first layer; the following ones have twice and four tim
 class Config(run.Options):
     """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
 
-    Everything else is Q1's and Q2's.
+    Everything else is as Q1 and Q2 have it by default.
     """
 
     epochs: int = 4
     """Passes over the training images, for each network."""
+    batch_size: int = 128
+    """Images per training step of autoencoders and decoders; Q1's."""
     channels: tuple[int, ...] = (4, 8)
     """Channels of the first layer to try, beside Q1's 16."""
     latents: tuple[int, ...] = (2, 4, 8, 12, 16, 32, 64)
     """Numbers that an image is encoded in to try, 2 or more."""
-    reader_epochs: int = 4
+    reader_epochs: int = 3
     """Passes over the training images of the classifier that reads reconstructions."""
 
 
@@ -222,18 +224,18 @@ def log_size(results: run.Results, name: str, model: Autoencoder, seconds: float
     results.log({"weights": weights, "seconds": seconds}, name, "test")
 
 
-def latent_correlation(codes: numpy.ndarray) -> float:
+def latent_correlation(latents: numpy.ndarray) -> float:
     """Return the mean absolute correlation (Pearson) between two coordinates of latents (N, D).
 
     From 0 to 1. Coordinates that do not vary are left out.
     """
-    varying = codes[:, codes.std(axis=0) > 0]
+    varying = latents[:, latents.std(axis=0) > 0]
     matrix = numpy.corrcoef(varying, rowvar=False)
     between = matrix[numpy.triu_indices(len(matrix), k=1)]
     return float(abs(between).mean())
 
 
-class Judge:
+class Claims:
     """The measures of Q3's claims, with what all networks are measured against."""
 
     def __init__(self, mnist: data.Dataset, reader_epochs: int):
@@ -246,12 +248,12 @@ class Judge:
 
     def of_model(self, model: Autoencoder) -> dict[str, float]:
         """Return the measures of a network's latents and of what it draws."""
-        codes = train.apply(model.encoder, self.mnist.test.images).cpu().numpy()
+        latents = train.apply(model.encoder, self.mnist.test.images).cpu().numpy()
         drawn = pixels(train.apply(model, self.mnist.test.images)).cpu().numpy()
         return (
             claim_a(model.encoder, self.mnist, self.writing)
             | self.of_images(drawn)
-            | {"latent_correlation": latent_correlation(codes)}
+            | {"latent_correlation": latent_correlation(latents)}
         )
 
     def of_images(self, drawn: numpy.ndarray) -> dict[str, float]:
@@ -297,7 +299,7 @@ def sweep_latents(
     place = {"device": results.device, "memory_format": torch.channels_last}
     train_images = mnist.train.images.cpu().numpy()
     test_images = mnist.test.images.cpu().numpy()
-    judge = Judge(mnist, config.reader_epochs)
+    claims = Claims(mnist, config.reader_epochs)
     rows = []
 
     def log(series: str, latents: int, measures: dict[str, float]) -> None:
@@ -310,7 +312,7 @@ def sweep_latents(
         if latents != LATENTS:
             q1 = build_q1(latents, config.seed).to(**place)
             train_q1(q1, mnist, recipe, config.seed)
-        log("Q1", latents, judge.of_model(q1))
+        log("Q1", latents, claims.of_model(q1))
 
         options = Q2Config(latent_dim=latents, epochs=config.epochs, seed=config.seed)
         q2 = build_q2(options).to(**place)
@@ -320,10 +322,10 @@ def sweep_latents(
 
         q3 = build_q3(q2.encoder, config.seed).to(**place)
         train_decoder(q3, mnist, recipe, "l1", config.seed)
-        log("Q3", latents, judge.of_model(q3))
+        log("Q3", latents, claims.of_model(q3))
 
         from_pca = reconstructions.pca_reconstruct(train_images, test_images, latents)
-        log("PCA", latents, judge.of_images(from_pca))
+        log("PCA", latents, claims.of_images(from_pca))
 
     return pandas.DataFrame(rows)
 
@@ -372,7 +374,8 @@ def plot_latents(results: run.Results, sweep: pandas.DataFrame) -> None:
 def main(config: Config) -> None:
     results = run.start("studies/architecture", config)
     mnist = data.load(config.dataset, config.data_dir, results.device)
-    recipe = dataclasses.replace(q1_recipe(Q1Config(epochs=config.epochs)), record_epochs=())
+    as_q1 = Q1Config(epochs=config.epochs, batch_size=config.batch_size)
+    recipe = dataclasses.replace(q1_recipe(as_q1), record_epochs=())
 
     variants = train_variants(results, mnist, recipe)
     sweep = sweep_latents(results, variants["two linear layers"], mnist, recipe)

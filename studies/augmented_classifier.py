@@ -121,7 +121,9 @@ def measure_classifier(model: Classifier, test: data.Split, copies: int) -> dict
     return measures
 
 
-def measure_decoder(model: Autoencoder, mnist: data.Dataset, judge: nn.Module) -> dict[str, float]:
+def measure_decoder(
+    model: Autoencoder, mnist: data.Dataset, digit_reader: nn.Module
+) -> dict[str, float]:
     """Return the measures of Q3's three claims."""
     train_images = mnist.train.images.cpu().numpy()
     test_images = mnist.test.images.cpu().numpy()
@@ -129,7 +131,7 @@ def measure_decoder(model: Autoencoder, mnist: data.Dataset, judge: nn.Module) -
     mean_images = class_means(train_images, mnist.train.labels.cpu().numpy())
     drawn = pixels(train.apply(model, mnist.test.images)).cpu().numpy()
     of_encoder = claim_a(model.encoder, mnist, writing)
-    of_images = claim_b(drawn, mnist.test, mean_images) | claim_c(drawn, mnist.test, judge)
+    of_images = claim_b(drawn, mnist.test, mean_images) | claim_c(drawn, mnist.test, digit_reader)
     return of_encoder | of_images
 
 
@@ -192,11 +194,11 @@ def main(config: Config) -> None:
         decoders[variant] = decoder
 
     reader_epochs = results.options_of("q3_frozen_decoder").reader_epochs
-    judge = reader.train_reader(mnist.train, reader_epochs)  # as in Q3
+    digit_reader = reader.train_reader(mnist.train, reader_epochs)  # as in Q3
     for variant, classifier in classifiers.items():
         measures = measure_classifier(classifier, mnist.test, config.copies)
         results.log(measures, variant.classifier, "test")
-        measures = measure_decoder(decoders[variant], mnist, judge)
+        measures = measure_decoder(decoders[variant], mnist, digit_reader)
         results.log(measures, variant.decoder, "test")
 
     plot(results, [plain, *augmented])

@@ -40,7 +40,8 @@ from torch import Tensor, nn
 
 from common import checkpoint, data, run, train
 from common.figures import dots, images
-from common.measures import latents, reader, reconstructions
+from common.measures import latents as latent_measures
+from common.measures import reader, reconstructions
 from common.measures.handwriting import handwriting
 from common.measures.latents import Coded
 from common.measures.points import class_means
@@ -148,7 +149,7 @@ def median_images(train: data.Split) -> Array:
 
 
 def measure_from_digit_alone(
-    drawn: Array, test: data.Split, judge: nn.Module, mean_images: Array
+    drawn: Array, test: data.Split, digit_reader: nn.Module, mean_images: Array
 ) -> dict[str, float]:
     """Return what of (b) and (c) can be measured of images that are the same for all of a digit."""
     originals, labels = test.images.cpu().numpy(), test.labels.cpu().numpy()
@@ -158,7 +159,7 @@ def measure_from_digit_alone(
     return reconstructions.errors(drawn, originals) | {
         "deviation_kept": 0.0,
         "variance_explained": explained,
-        "reading_accuracy": reader.reading_accuracy(judge, drawn, labels),
+        "reading_accuracy": reader.reading_accuracy(digit_reader, drawn, labels),
     }
 
 
@@ -174,21 +175,23 @@ def read_from_latents(
     coded = {}
     for split_name in writing:
         split = getattr(mnist, split_name)
-        codes = train.apply(encoder, split.images).cpu().numpy()
-        coded[split_name] = Coded(codes, split.labels.cpu().numpy())
+        latents = train.apply(encoder, split.images).cpu().numpy()
+        coded[split_name] = Coded(latents, split.labels.cpu().numpy())
 
     measures = {}
     probes = {"r2": KNeighborsRegressor(NEIGHBOURS), "ridge_r2": Ridge(RIDGE_PENALTY)}
     for feature in FEATURES:
         for ending, probe in probes.items():
-            measures[f"{feature}_{ending}"] = latents.r2_within_digits(
+            measures[f"{feature}_{ending}"] = latent_measures.r2_within_digits(
                 probe,
                 coded["train"],
                 writing["train"][feature],
                 coded["test"],
                 writing["test"][feature],
             )
-    measures["linear_probe_accuracy"] = latents.linear_probe_accuracy(coded["train"], coded["test"])
+    measures["linear_probe_accuracy"] = latent_measures.linear_probe_accuracy(
+        coded["train"], coded["test"]
+    )
     return measures
 
 
@@ -264,20 +267,20 @@ def main(config: Config) -> None:
     test_labels = mnist.test.labels.cpu().numpy()
     mean_images = class_means(train_images, mnist.train.labels.cpu().numpy())  # (10, 784)
     reader_epochs = results.options_of("q3_frozen_decoder").reader_epochs
-    judge = reader.train_reader(mnist.train, reader_epochs)  # as in Q3
+    digit_reader = reader.train_reader(mnist.train, reader_epochs)  # as in Q3
     drawn = {"original": originals}
     for name, model in ({"Q1": q1, "Q3": q3} | controls).items():
         drawn[name] = pixels(train.apply(model, mnist.test.images)).cpu().numpy()
     for name in controls:
         results.log(claim_b(drawn[name], mnist.test, mean_images), name, "test")
-        results.log(claim_c(drawn[name], mnist.test, judge), name, "test")
+        results.log(claim_c(drawn[name], mnist.test, digit_reader), name, "test")
 
     # What the digit alone can give.
     of_digits = mean_images.astype(numpy.float32).reshape(CLASSES, *IMAGE_SHAPE)
     drawn["mean image"] = of_digits[test_labels]
     drawn["median image"] = median_images(mnist.train)[test_labels]
     for name in ("mean image", "median image"):
-        measures = measure_from_digit_alone(drawn[name], mnist.test, judge, mean_images)
+        measures = measure_from_digit_alone(drawn[name], mnist.test, digit_reader, mean_images)
         results.log(measures, name, "test")
 
     # Numbers of Q1, Q3 and PCA are Q3's own.

@@ -83,7 +83,7 @@ def model_name(question: str, loss_name: str) -> str:
 
 
 def log_claims(
-    results: run.Results, pairs: dict[str, Pair], mnist: data.Dataset, judge: nn.Module
+    results: run.Results, pairs: dict[str, Pair], mnist: data.Dataset, digit_reader: nn.Module
 ) -> None:
     """Measure the three claims as Q3 does, for both models of each loss."""
     train_images = mnist.train.images.cpu().numpy()
@@ -103,9 +103,9 @@ def log_claims(
         for name, model in ((q1_name, pair.q1), (q3_name, pair.q3)):
             drawn = pixels(train.apply(model, mnist.test.images)).cpu().numpy()
             results.log(claim_b(drawn, mnist.test, mean_images), name, "test")
-            results.log(claim_c(drawn, mnist.test, judge), name, "test")
+            results.log(claim_c(drawn, mnist.test, digit_reader), name, "test")
 
-    results.log(claim_c(originals, mnist.test, judge), "original", "test")
+    results.log(claim_c(originals, mnist.test, digit_reader), "original", "test")
 
 
 def plot_claims(results: run.Results, losses: list[str]) -> None:
@@ -178,10 +178,10 @@ def main(config: Config) -> None:
         if loss_name not in pairs:
             pairs[loss_name] = train_pair(loss_name, q2.encoder, mnist, results)
 
-    judge = reader.train_reader(
+    digit_reader = reader.train_reader(
         mnist.train, results.options_of("q3_frozen_decoder").reader_epochs
     )  # as in Q3
-    log_claims(results, pairs, mnist, judge)
+    log_claims(results, pairs, mnist, digit_reader)
 
     plot_claims(results, list(pairs))
     plot_digits(results, pairs, mnist.test)

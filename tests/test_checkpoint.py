@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import random
 from pathlib import Path
 
 import pytest
@@ -46,10 +45,9 @@ def test_a_model_is_rebuilt_from_its_file_alone(model, path):
     with torch.no_grad():
         next(model.parameters()).view(-1)[:5] = unusual
     before = fingerprint(model.train())
-    checkpoint.save(path, model)
+    loaded = checkpoint.save_and_reload(path, model)
     assert fingerprint(model) == before and model.training
-
-    loaded = checkpoint.load(path)
+    assert loaded is not model
     assert str(loaded) == str(model)
     assert fingerprint(loaded) == before == fingerprint(load_file(path))  # by any reader
     assert not any(module.training for module in loaded.modules())
@@ -68,19 +66,10 @@ def test_equal_models_equal_bytes_and_others_others(path, tmp_path):
     assert content(other) != path.read_bytes()
 
 
-def test_what_is_saved_and_reloaded_is_another_model_of_equal_weights(tmp_path):
-    model = classifier()
-    loaded = checkpoint.save_and_reload(tmp_path / "model", model)
-    before = fingerprint(model)
-    model.head.layers[0].bias.data += 1
-    assert fingerprint(loaded) == before == fingerprint(checkpoint.load(tmp_path / "model"))
-
-
 def test_a_flipped_bit_is_refused_or_changes_nothing(path):
     whole, original, refused = path.read_bytes(), fingerprint(checkpoint.load(path)), 0
     description = range(whole.index(b"__metadata__"), whole.index(b"sha256"))
-    positions = [*range(8), *description[::9], *random.Random(0).sample(range(len(whole)), 30)]
-    for position in positions:
+    for position in [*range(8), *description[::9], *range(2_000, len(whole), 20_000)]:
         flipped = whole[position] ^ 1 << position % 6
         path.write_bytes(whole[:position] + bytes([flipped]) + whole[position + 1 :])
         try:
@@ -94,9 +83,8 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(path):
 
 def test_files_that_are_missing_cut_short_or_foreign_are_refused(path, tmp_path):
     whole = path.read_bytes()
-    noise = [random.Random(length).randbytes(length) for length in (1, 2, 10, 1_000)]
-    cut = [whole[:length] for length in (0, 8, 100, len(whole) // 2, len(whole) - 1)]
-    for content in [*noise, *cut, whole + b"\0", b"\xff" * 8 + whole[8:], b"<html>404</html>"]:
+    cut = [whole[:length] for length in (0, 1, 8, 100, len(whole) // 2, len(whole) - 1)]
+    for content in [*cut, whole + b"\0", b"\xff" * 8 + whole[8:], b"<html>404</html>"]:
         path.write_bytes(content)
         assert_refused(path)
     for metadata in (None, {"format": "pt"}, {"checkpoint": "{}"}, {"checkpoint": "3"}):

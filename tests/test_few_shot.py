@@ -16,34 +16,21 @@ SUBSET = [66, 5, 370, 163, 134, 285, 241, 97, 349, 216]
 SUBSET += [183, 319, 89, 392, 55, 218, 140, 257, 256, 276]
 
 
-def test_balanced_subsets_are_nested_and_hold_the_digits_in_turn():
+def test_balanced_subsets_are_nested_and_come_from_their_seed_alone():
+    torch.manual_seed(123)
+    assert few_shot.balanced(LABELS, 2, seed=0).tolist() == SUBSET
     largest = few_shot.balanced(LABELS, 40, seed=3)
     assert sorted(largest.tolist()) == list(range(400))
     assert LABELS[largest].tolist() == list(range(10)) * 40
     for shots in (1, 5, 39):
         assert torch.equal(few_shot.balanced(LABELS, shots, seed=3), largest[: 10 * shots])
-
-
-def test_balanced_subsets_come_from_their_seed_alone():
-    torch.manual_seed(123)
-    state = torch.get_rng_state()
-    assert few_shot.balanced(LABELS, 2, seed=0).tolist() == SUBSET
-    assert torch.equal(torch.get_rng_state(), state)
-    other = few_shot.balanced(LABELS, 2, seed=1).tolist()
-    assert len({*other} & {*SUBSET}) < 10  # of 20, 1 is expected by chance
-
-
-def test_more_shots_than_a_digit_has_are_refused():
-    labels, rare = LABELS[1:], LABELS[0].item()  # 39 are left of one digit
-    with pytest.raises(InputError, match=f"got 40, expected 1 to 39, .* digit {rare}"):
-        few_shot.balanced(labels, 40, seed=0)
+    with pytest.raises(InputError, match="got 40, expected 1 to 39"):
+        few_shot.balanced(LABELS[1:], 40, seed=0)
 
 
 def test_the_reports_subset_and_balanced_ones():
     subsets = few_shot.labelled_subsets(LABELS, shots=2, count=3, seed=0)
-    assert [subset.name for subset in subsets] == [
-        *("report", "balanced 1", "balanced 2", "balanced 3"),
-    ]
+    assert subsets[0].name == few_shot.REPORT
     assert subsets[0].indices.tolist() == list(range(100))
     for subset in subsets[1:]:
         assert LABELS[subset.indices].bincount().tolist() == [2] * 10
@@ -58,8 +45,7 @@ def test_the_reports_subset_and_balanced_ones():
 
 @pytest.mark.parametrize("images", [10, 20, 100, 130, 1_000])
 def test_epochs_for_about_so_many_steps(images):
-    epochs = few_shot.epochs_for(600, images, batch_size=50)
-    steps = epochs * -(-images // 50)
+    steps = few_shot.epochs_for(600, images, batch_size=50) * -(-images // 50)
     assert steps == pytest.approx(600, rel=0.02)
     assert few_shot.epochs_for(1, images, batch_size=50) == 1
 
@@ -67,8 +53,7 @@ def test_epochs_for_about_so_many_steps(images):
 @pytest.mark.parametrize("epochs", [1, 3, 100, 777])
 def test_records_are_about_equally_far_apart_on_a_logarithmic_axis(epochs):
     recorded = sorted(few_shot.record_epochs(epochs))
-    assert recorded[:2] == [0, 1]
-    assert recorded[-1] == epochs
+    assert recorded[:2] == [0, 1] and recorded[-1] == epochs
     for epoch, later in itertools.pairwise(recorded[1:]):
         assert later <= max(1.7 * epoch, epoch + 1)
     assert len(recorded) <= 3 + 2 * numpy.log2(epochs)

@@ -84,17 +84,6 @@ def test_decoder_layer_by_layer():
     assert (maps < 0).any()
 
 
-@pytest.mark.parametrize("latent_dim", [2, 33])
-def test_composed_models_run_their_parts_in_order(latent_dim):
-    autoencoder = Autoencoder(Encoder(latent_dim), Decoder(latent_dim))
-    classifier = Classifier(autoencoder.encoder, Head(latent_dim))
-    images = some_images(3)
-    latents = autoencoder.encoder(images)
-    assert latents.shape == (3, latent_dim)
-    assert torch.equal(autoencoder(images), autoencoder.decoder(latents))
-    assert torch.equal(classifier(images), classifier.head(latents))
-
-
 def test_neither_the_rest_of_the_batch_nor_the_memory_format_matters():
     model = Autoencoder(Encoder(generator=seeded()), Decoder(generator=seeded()))
     images = some_images(7)
@@ -134,17 +123,6 @@ def test_initial_weights(kind):
         assert all((layers[number].bias == 0).all() for layers in copies)
 
 
-@pytest.mark.parametrize("kind", EXPECTED_VARIANCE)
-def test_initial_weights_come_from_the_generator_or_else_the_global_seed(kind):
-    def built(global_seed: int, generator: torch.Generator | None = None) -> str:
-        torch.manual_seed(global_seed)
-        return fingerprint(kind(generator=generator))
-
-    with torch.random.fork_rng(devices=[]):
-        assert built(1, seeded(5)) == built(2, seeded(5)) != built(1, seeded(6))
-        assert built(1) == built(1) != built(2)
-
-
 def test_what_is_frozen_stays_so_in_a_model_that_trains():
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 4), nn.Dropout(), nn.BatchNorm1d(4))
     model = Classifier(encoder, nn.Sequential(nn.Linear(4, 10), nn.Dropout()))
@@ -170,17 +148,10 @@ def test_fingerprint_by_hashlib():
     tensors = {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
     assert fingerprint(tensors) == hashlib.sha256(written).hexdigest()
 
-
-def test_fingerprint_tells_any_two_weights_apart_and_nothing_else():
     encoder = Encoder(generator=seeded())
     before = fingerprint(encoder)
-    for parameter in encoder.parameters():
-        bits = parameter.detach().flatten()[-1:].view(torch.int32)
-        bits ^= 1
-        assert fingerprint(encoder) != before
-        bits ^= 1
-    assert fingerprint(freeze(encoder.to(memory_format=torch.channels_last))) == before
-
-    zeros = torch.zeros(2, 3)
-    others = [{"weight": zeros.T}, {"bias": zeros}, {"weight": zeros.int()}, {"weight": -zeros}]
-    assert len({fingerprint(weights) for weights in [{"weight": zeros}, *others]}) == 5
+    assert before == fingerprint(freeze(Encoder(generator=seeded())))
+    assert before == fingerprint(encoder.to(memory_format=torch.channels_last))
+    assert before != fingerprint(Encoder(generator=seeded(1)))
+    encoder.linear[1].bias.data[5] = -0.0  # one bit
+    assert before != fingerprint(encoder)

@@ -1,99 +1,77 @@
-"""Tests of common/measures/latents.py: against scikit-learn, normal equations and loops."""
-
-from math import sqrt
+"""Tests of common/measures/latents.py: worked by hand, by scikit-learn and normal equations."""
 
 import numpy
 import pytest
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import silhouette_samples
-from sklearn.neighbors import KNeighborsRegressor
 
-from common.measures.latents import (
-    Coded,
-    linear_probe_accuracy,
-    r2_within_digits,
-    silhouette,
-    within_class_share,
-)
+from common.measures import latents
+from common.measures.latents import Coded
+from common.measures.points import class_means
 
 DIGITS = numpy.arange(10)
-SCALES = 10.0 ** numpy.arange(-4, 5)  # of latents, of which none may matter
+SCALES = 10.0 ** numpy.arange(-4, 5)  # of nine latents, of which none may matter
 
 
-def clouds(dimensions: int, count: int = 300, seed: int = 0) -> Coded:
-    """Return ten overlapping clouds of unequal sizes and shapes, far from the origin."""
-    layout = numpy.random.default_rng(7)
-    shapes = layout.normal(size=(10, dimensions, dimensions)) / sqrt(dimensions)
-    centres = layout.normal(5, 2, (10, dimensions))
+def clouds(count: int, seed: int = 0, apart: float = 2.0) -> Coded:
+    """Return ten clouds (N, 9), whose centres lie so far apart, about."""
+    centres = 5 + apart * numpy.random.default_rng(7).normal(size=(10, 9))
     random = numpy.random.default_rng(seed)
-    drawn = random.choice(10, count - 20, p=(DIGITS + 1) / 55)
-    labels = random.permutation(numpy.concatenate([DIGITS, DIGITS, drawn]))
-    noise = random.normal(size=(count, dimensions))
-    return Coded(centres[labels] + numpy.einsum("nij,nj->ni", shapes[labels], noise), labels)
+    labels = random.permutation(numpy.arange(count) % 10)
+    return Coded(centres[labels] + 3 * random.normal(size=(count, 9)), labels)
 
 
-def writing(count: int, seed: int, noise: float = 0.05) -> tuple[Coded, numpy.ndarray]:
-    """Return latents (N, 9) and slants (N,): digits far apart, slant in a direction of each."""
-    layout = numpy.random.default_rng(100)
-    centres, directions = 50 * layout.normal(size=(10, 9)), layout.normal(size=(10, 9))
-    random = numpy.random.default_rng(seed)
-    labels, slants = numpy.arange(count) % 10, random.normal(size=count)
-    latents = centres[labels] + slants[:, None] * directions[labels]
-    return Coded(latents + noise * random.normal(size=(count, 9)), labels), slants
+def slants_of(coded: Coded, noise: float = 0.0) -> numpy.ndarray:
+    """Return what deviations from a digit's mean tell along a direction of that digit."""
+    directions = numpy.random.default_rng(8).normal(size=(10, 9))
+    deviations = coded.latents - class_means(coded.latents, coded.labels)[coded.labels]
+    random = numpy.random.default_rng(len(coded.labels))
+    return (deviations * directions[coded.labels]).sum(1) + noise * random.normal(
+        size=len(deviations)
+    )
 
 
-def test_share_worked_by_hand():
+def test_share_worked_by_hand_and_its_limits():
     # Class c has the points (c +- 1, +-2): variance 1 along the means and 4 across. The means 0
     # to 9 have variance (100 - 1) / 12 = 8.25.
     corners = numpy.array([(-1, -2), (-1, 2), (1, -2), (1, 2)])
-    points = numpy.concatenate([corners + (digit, 0) for digit in DIGITS])
-    assert within_class_share(points, DIGITS.repeat(4)) == pytest.approx(5 / 13.25)
-
-
-def test_share_by_scikit_learn_at_any_scale():
-    coded = clouds(6)
-    analysis = LinearDiscriminantAnalysis(store_covariance=True).fit(coded.latents, coded.labels)
-    expected = numpy.trace(analysis.covariance_) / coded.latents.var(0).sum()
-    assert within_class_share(1e3 * coded.latents, coded.labels) == pytest.approx(expected)
-
-
-def test_collapsed_classes_and_identical_clouds():
-    cloud, labels = numpy.random.default_rng(0).normal(3, 1, (10, 5)), DIGITS.repeat(10)
-    collapsed = cloud.repeat(10, axis=0)
-    assert within_class_share(collapsed, labels) == pytest.approx(0, abs=1e-20)
-    assert silhouette(collapsed, labels) == pytest.approx(1)
-    same = numpy.concatenate([numpy.roll(cloud, digit, axis=0) for digit in DIGITS])
-    assert within_class_share(same, labels) == pytest.approx(1)
-    assert silhouette(same, labels) < 0  # the same point of another cloud is the nearest
+    points = numpy.concatenate([corners + numpy.array([digit, 0]) for digit in DIGITS])
+    labels = DIGITS.repeat(4)
+    for scale in (1, 1e6):
+        share = latents.within_class_share(scale * points, labels)
+        assert share == pytest.approx(5 / 13.25)
+    collapsed, same = points[::4].repeat(4, axis=0), numpy.tile(corners, (10, 1))
+    assert latents.within_class_share(collapsed, labels) == pytest.approx(0, abs=1e-20)
+    assert latents.silhouette(collapsed, labels) == pytest.approx(1)
+    assert latents.within_class_share(same, labels) == pytest.approx(1)
+    assert latents.silhouette(same, labels) < 0  # the nearest is a point of another class
 
 
 def test_silhouette_by_scikit_learn_of_which_many_points_are_sampled():
-    few, many = clouds(2), clouds(2, count=2_200)
-    expected = silhouette_samples(few.latents, few.labels).mean()
-    assert silhouette(few.latents, few.labels) == pytest.approx(expected)
-    sampled = [silhouette(many.latents, many.labels, seed) for seed in (0, 0, 1)]
-    assert sampled[0] == sampled[1] != sampled[2]
-    expected = silhouette_samples(many.latents, many.labels).mean()
-    assert sampled == pytest.approx([expected] * 3, abs=0.03)
+    for count, tolerance in ((300, 1e-9), (2_200, 0.02)):
+        coded = clouds(count)
+        expected = silhouette_samples(coded.latents, coded.labels).mean()
+        found = [latents.silhouette(coded.latents, coded.labels, seed) for seed in (0, 0, 1)]
+        assert found == pytest.approx([expected] * 3, abs=tolerance)
+        assert found[0] == found[1]
+    assert found[1] != found[2]
 
 
 def test_linear_probe_is_logistic_regression_at_any_scale():
-    train, test = clouds(4), clouds(4, seed=1)
+    train, test = clouds(300), clouds(200, seed=1)
     mean, deviation = train.latents.mean(0), train.latents.std(0)
     probe = LogisticRegression(max_iter=1_000)
     probe.fit((train.latents - mean) / deviation, train.labels)
     right = probe.predict((test.latents - mean) / deviation) == test.labels
-    scaled = Coded(train.latents * SCALES[:4], train.labels)
-    accuracy = linear_probe_accuracy(scaled, Coded(test.latents * SCALES[:4], test.labels))
-    assert accuracy == pytest.approx(right.mean())
-    assert 0.3 < accuracy < 0.95
+    scaled = [Coded(coded.latents * SCALES, coded.labels) for coded in (train, test)]
+    assert latents.linear_probe_accuracy(*scaled) == pytest.approx(right.mean())
+    assert 0.3 < right.mean() < 0.95
 
 
-def test_ridge_by_the_normal_equations_of_each_digit():
-    train, targets = writing(300, seed=0, noise=2.0)
-    test, test_targets = writing(150, seed=1, noise=2.0)
-    targets, test_targets = targets + train.labels, test_targets + test.labels
+def test_r2_of_a_ridge_by_the_normal_equations_of_each_digit():
+    train, test = clouds(300), clouds(150, seed=1)
+    targets = slants_of(train, noise=6.0) + 100 * train.labels
+    test_targets = slants_of(test, noise=6.0) + 100 * test.labels
     error, total = 0.0, 0.0
     for digit in DIGITS:
         of_train, of_test = train.labels == digit, test.labels == digit
@@ -106,82 +84,33 @@ def test_ridge_by_the_normal_equations_of_each_digit():
         error += ((wanted - b @ weights - level) ** 2).sum()
         total += ((wanted - wanted.mean()) ** 2).sum()
 
-    scaled, scaled_test = train.latents * SCALES, test.latents * SCALES
-    r2 = r2_within_digits(
-        Ridge(1.0),
-        *(Coded(scaled, train.labels), targets),
-        *(Coded(scaled_test, test.labels), test_targets),
-    )
+    scaled = Coded(train.latents * SCALES, train.labels)
+    scaled_test = Coded(test.latents * SCALES, test.labels)
+    r2 = latents.r2_within_digits(Ridge(1.0), scaled, targets, scaled_test, test_targets)
     assert r2 == pytest.approx(1 - error / total)
     assert 0.1 < r2 < 0.9
 
 
-def test_neighbours_by_a_loop():
-    train, targets = writing(200, seed=0, noise=1.0)
-    test, test_targets = writing(50, seed=1, noise=1.0)
-    error, total = 0.0, 0.0
-    for latent, digit, wanted in zip(test.latents, test.labels, test_targets, strict=True):
-        members, values = train.latents[train.labels == digit], targets[train.labels == digit]
-        distances = numpy.linalg.norm((members - latent) / members.std(0), axis=1)
-        error += (wanted - values[numpy.argsort(distances)[:3]].mean()) ** 2
-        total += (wanted - test_targets[test.labels == digit].mean()) ** 2
-    r2 = r2_within_digits(KNeighborsRegressor(3), train, targets, test, test_targets)
-    assert r2 == pytest.approx(1 - error / total)
-
-
-def test_a_slant_in_a_direction_of_each_digit_is_seen():
-    (train, targets), (test, test_targets) = writing(4_000, seed=0), writing(1_000, seed=1)
+def test_r2_sees_a_direction_of_each_digit_where_one_ridge_for_all_is_blind():
+    train, test = clouds(2_000, apart=200.0), clouds(500, seed=1, apart=200.0)
+    targets, test_targets = slants_of(train), slants_of(test)
     one_for_all = Ridge(1.0).fit(train.latents, targets).score(test.latents, test_targets)
-    assert abs(one_for_all) < 0.02
-    assert r2_within_digits(Ridge(1.0), train, targets, test, test_targets) > 0.9
-
-
-def test_what_the_digit_tells_does_not_count_and_opposite_predictions_count_against():
-    (train, targets), (test, test_targets) = writing(4_000, seed=0), writing(1_000, seed=1)
-    random = numpy.random.default_rng(2)
-    unrelated = [
-        7 * coded.labels + random.normal(size=len(coded.labels)) for coded in (train, test)
-    ]
-    r2 = r2_within_digits(Ridge(1.0), train, unrelated[0], test, unrelated[1])
-    assert r2 == pytest.approx(0, abs=0.05)
-    # Predicting y for -y about 0: 1 - sum (2 y)^2 / sum y^2 = -3.
-    r2 = r2_within_digits(Ridge(1.0), train, targets, test, -test_targets)
-    assert r2 == pytest.approx(-3, abs=0.1)
+    assert one_for_all < 0.1
+    assert latents.r2_within_digits(Ridge(1.0), train, targets, test, test_targets) > 0.99
 
 
 def test_what_no_measure_takes():
-    right, other = clouds(4, count=500), clouds(4, seed=1)
-    targets = numpy.arange(500.0)
-    numbers = numpy.arange(300)
+    points, labels = clouds(300).latents, clouds(300).labels
     wrong = [
-        Coded(
-            numpy.where(other.latents == other.latents[5, 2], numpy.inf, other.latents),
-            other.labels,
-        ),
-        Coded(other.latents, other.labels[1:]),
-        Coded(other.latents, numpy.where(numbers == 299, -1, other.labels)),
-        Coded(other.latents, numpy.where(other.labels == 3, 4, other.labels)),  # no 3
+        (numpy.where(points == points[5, 2], numpy.inf, points), labels),
+        (points, labels[1:]),
+        (points, numpy.where(labels == 3, 4, labels)),  # no 3
+        (points, numpy.where(labels == 3, 10, labels)),
+        (numpy.full_like(points, 0.1), labels),
     ]
-    for coded in wrong:
+    for arguments in wrong:
         with pytest.raises(ValueError):
-            within_class_share(coded.latents, coded.labels)
-        with pytest.raises(ValueError):
-            silhouette(coded.latents, coded.labels)
-        for train, test in ((coded, right), (right, coded)):
-            with pytest.raises(ValueError):
-                linear_probe_accuracy(train, test)
-            with pytest.raises(ValueError):
-                r2_within_digits(
-                    Ridge(1.0),
-                    *(train, targets[: len(train.latents)]),
-                    *(test, targets[: len(test.latents)]),
-                )
-
-
-def test_what_does_not_vary_is_refused():
-    coded = clouds(4)
+            latents.within_class_share(*arguments)
+    coded = clouds(300)
     with pytest.raises(ValueError):
-        within_class_share(numpy.full_like(coded.latents, 0.1), coded.labels)
-    targets = numpy.arange(300.0)
-    with pytest.raises(ValueError):
-        r2_within_digits(Ridge(1.0), coded, targets, coded, coded.labels / 10)
+        latents.r2_within_digits(Ridge(1.0), coded, points[:, 0], coded, labels / 10)

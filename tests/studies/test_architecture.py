@@ -21,7 +21,8 @@ def test_trains_every_network(tmp_path, data_dir):
     done = helpers.run_module(
         "studies.architecture",
         *("--dataset", "own", "--data-dir", data_dir, "--output-dir", tmp_path),
-        *("--epochs", 2, "--channels", 4, "--latents", 3, 12, "--reader-epochs", 1),
+        *("--epochs", 3, "--batch-size", 50, "--reader-epochs", 1),
+        *("--channels", 4, "--latents", 3, 12),
     )
     assert done.returncode == 0, done.stderr
 

@@ -1,6 +1,7 @@
 """studies/augmented_classifier.py: a small run beside Q2 and Q3, and the calibration error."""
 
 import math
+import shutil
 
 import pandas
 import pytest
@@ -11,15 +12,16 @@ from studies.augmented_classifier import calibration_error, smoothed_loss
 from tests import helpers
 
 
-def test_trains_three_classifiers_and_their_decoders(trained, data_dir):
+def test_trains_three_classifiers_and_their_decoders(trained, data_dir, tmp_path):
+    outputs = shutil.copytree(trained, tmp_path / "outputs")
     done = helpers.run_module(
         "studies.augmented_classifier",
-        *("--dataset", "own", "--data-dir", data_dir, "--output-dir", trained),
+        *("--dataset", "own", "--data-dir", data_dir, "--output-dir", outputs),
         *("--copies", 1),
     )
     assert done.returncode == 0, done.stderr
 
-    folder = trained / "studies" / "augmented_classifier"
+    folder = outputs / "studies" / "augmented_classifier"
     numbers = pandas.read_csv(folder / "numbers.csv")
     scores = numbers.pivot(index="model", columns="measure", values="value")
     assert (folder / "classifiers.png").exists()
@@ -33,10 +35,10 @@ def test_trains_three_classifiers_and_their_decoders(trained, data_dir):
     assert classifiers.averaged_accuracy.notna().all()
 
     # The plain ones are those that Q2 and Q3 have trained.
-    of_q2 = pandas.read_csv(trained / "q2_classifier" / "numbers.csv")
+    of_q2 = pandas.read_csv(outputs / "q2_classifier" / "numbers.csv")
     of_q2 = of_q2.query("model == 'Q2' and split == 'test'").set_index("measure").value
     assert classifiers.cross_entropy["Q2, plain"] == pytest.approx(of_q2["cross_entropy"])
-    of_q3 = pandas.read_csv(trained / "q3_frozen_decoder" / "numbers.csv")
+    of_q3 = pandas.read_csv(outputs / "q3_frozen_decoder" / "numbers.csv")
     of_q3 = of_q3.query("model == 'Q3' and split == 'test'").set_index("measure").value
     assert decoders.l1["Q3, plain"] == pytest.approx(of_q3["l1"])
 

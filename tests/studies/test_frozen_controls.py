@@ -1,5 +1,7 @@
 """studies/frozen_controls.py: a small run beside Q3, and its controls."""
 
+import shutil
+
 import numpy
 import pandas
 import pytest
@@ -11,14 +13,15 @@ from studies.frozen_controls import Logits, Probabilities, WiderDecoder, median_
 from tests import helpers
 
 
-def test_measures_every_control(trained, data_dir):
+def test_measures_every_control(trained, data_dir, tmp_path):
+    outputs = shutil.copytree(trained, tmp_path / "outputs")
     done = helpers.run_module(
         "studies.frozen_controls",
-        *("--dataset", "own", "--data-dir", data_dir, "--output-dir", trained),
+        *("--dataset", "own", "--data-dir", data_dir, "--output-dir", outputs),
     )
     assert done.returncode == 0, done.stderr
 
-    folder = trained / "studies" / "frozen_controls"
+    folder = outputs / "studies" / "frozen_controls"
     numbers = pandas.read_csv(folder / "numbers.csv")
     scores = numbers.pivot(index="model", columns="measure", values="value")
     assert (folder / "digits.png").exists()
@@ -41,7 +44,7 @@ def test_measures_every_control(trained, data_dir):
     # What can be read, also from what Q1 and Q2 have trained.
     read = scores.size_ridge_r2.dropna()
     assert set(read.index) == {"Q1", "Q2", "logits", "probabilities", "random encoder"}
-    of_q3 = pandas.read_csv(trained / "q3_frozen_decoder" / "numbers.csv")
+    of_q3 = pandas.read_csv(outputs / "q3_frozen_decoder" / "numbers.csv")
     of_q3 = of_q3.pivot(index="model", columns="measure", values="value")
     assert scores.slant_r2["Q2"] == pytest.approx(of_q3.slant_r2["Q3"], rel=1e-6)
 

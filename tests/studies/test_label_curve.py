@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pandas
 import pytest
@@ -10,19 +11,20 @@ from studies.label_curve import worth_in_labels
 from tests import helpers
 
 
-def test_trains_with_other_numbers_of_labels_and_reads_q4s(trained, data_dir):
+def test_trains_with_other_numbers_of_labels_and_reads_q4s(trained, data_dir, tmp_path):
+    outputs = shutil.copytree(trained, tmp_path / "outputs")
     done = helpers.run_module(
         "studies.label_curve",
-        *("--dataset", "own", "--data-dir", data_dir, "--output-dir", trained),
+        *("--dataset", "own", "--data-dir", data_dir, "--output-dir", outputs),
         *("--shots", 1, 3),
     )
     assert done.returncode == 0, done.stderr
 
-    folder = trained / "studies" / "label_curve"
+    folder = outputs / "studies" / "label_curve"
     assert (folder / "curve.png").exists()
     numbers = pandas.read_csv(folder / "numbers.csv", keep_default_na=False)
     accuracy = numbers[numbers.measure == "accuracy"].set_index("model").value
-    options = json.loads((trained / "q4_few_shot" / "config.json").read_text())["options"]
+    options = json.loads((outputs / "q4_few_shot" / "config.json").read_text())["options"]
     for shots in (1, 3):
         for start in ("scratch", "fine-tuned", "frozen"):
             assert len(accuracy[[f"{start}, {shots} per digit"]]) == options["subsets"]

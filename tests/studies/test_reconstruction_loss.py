@@ -1,20 +1,23 @@
 """studies/reconstruction_loss.py: a small run beside Q1 and Q3."""
 
+import shutil
+
 import pandas
 import pytest
 
 from tests import helpers
 
 
-def test_measures_the_claims_for_each_loss(trained, data_dir):
+def test_measures_the_claims_for_each_loss(trained, data_dir, tmp_path):
+    outputs = shutil.copytree(trained, tmp_path / "outputs")
     done = helpers.run_module(
         "studies.reconstruction_loss",
-        *("--dataset", "own", "--data-dir", data_dir, "--output-dir", trained),
+        *("--dataset", "own", "--data-dir", data_dir, "--output-dir", outputs),
         *("--losses", "mse"),
     )
     assert done.returncode == 0, done.stderr
 
-    folder = trained / "studies" / "reconstruction_loss"
+    folder = outputs / "studies" / "reconstruction_loss"
     numbers = pandas.read_csv(folder / "numbers.csv")
     scores = numbers.pivot(index="model", columns="measure", values="value")
     assert list(scores.index) == ["Q1, L1", "Q1, MSE", "Q3, L1", "Q3, MSE", "original"]
@@ -27,7 +30,7 @@ def test_measures_the_claims_for_each_loss(trained, data_dir):
     assert scores.mse["Q3, L1"] != scores.mse["Q3, MSE"]
 
     # What was read gives the numbers that Q3 wrote of it.
-    of_q3 = pandas.read_csv(trained / "q3_frozen_decoder" / "numbers.csv")
+    of_q3 = pandas.read_csv(outputs / "q3_frozen_decoder" / "numbers.csv")
     of_q3 = of_q3.pivot(index="model", columns="measure", values="value")
     for measure in ("l1", "slant_r2", "deviation_kept", "reading_accuracy"):
         for model in ("Q1", "Q3"):
