@@ -28,7 +28,8 @@ def plot_by_digit(
         )
         for model in values:
             axes.plot(values[model], "o", color=style.colour(model), markersize=9, label=model)
-        axes.set(xlabel="digit", xticks=values.index, ylim=(0, None), ylabel=ylabel)
+        top = 1.08 * max(1.0, values.max(axis=None))
+        axes.set(xlabel="digit", xticks=values.index, ylim=(0, top), ylabel=ylabel)
         style.percent_axis(axes.yaxis)
         style.legend_below(figure, axes, columns=1 + len(values.columns))
 
