@@ -22,9 +22,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 )
 def test_the_loss_is_minimised_once_the_mean_image_is_beaten(name, share, is_past_mean_image):
     images = (torch.rand(20, 1, 28, 28, generator=seeded()) < 0.3).double()
-    if share is None:
-        drawn = torch.zeros_like(images)  # all black
-    else:  # from the mean image a share of the way to the images
+    drawn = torch.zeros_like(images)  # all black
+    if share is not None:  # from the mean image a share of the way to the images
         drawn = torch.lerp(images.mean(0), images, share)
     p = drawn.clamp(1e-4, 1 - 1e-4)
     logits = torch.logit(p).requires_grad_()

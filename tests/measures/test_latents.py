@@ -96,7 +96,7 @@ def test_r2_sees_a_direction_of_each_digit_where_one_ridge_for_all_is_blind():
     targets, test_targets = slants_of(train), slants_of(test)
     one_for_all = Ridge(1.0).fit(train.latents, targets).score(test.latents, test_targets)
     assert one_for_all < 0.1
-    assert latents.r2_within_digits(Ridge(1.0), train, targets, test, test_targets) > 0.99
+    assert latents.r2_within_digits(Ridge(1.0), train, targets, test, test_targets) > 0.95
 
 
 def test_what_no_measure_takes():

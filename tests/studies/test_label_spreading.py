@@ -67,7 +67,8 @@ def test_spreading_against_scikit_learn(points: numpy.ndarray):
         warnings.simplefilter("ignore")  # it has not converged
         reference.fit(points, known)
     numpy.testing.assert_array_equal(spread, reference.transduction_)
-    assert (spread[:60] == 3).all() and (spread[60:] == 7).all()
+    right = numpy.repeat([3, 7], len(points) // 2)
+    assert (spread == right).mean() > 0.95  # a few points lie between the two clouds
 
 
 def test_given_labels_are_kept_and_not_counted(points: numpy.ndarray):
