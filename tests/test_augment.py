@@ -47,39 +47,31 @@ def test_range_and_input_are_kept_and_the_generator_alone_decides(augment):
 @pytest.mark.parametrize(
     ("part", "limit"), [("rotation", 20.0), ("scale", 0.2), ("shear", 0.3), ("shift", 3.0)]
 )
-def test_affine_parts_by_hand(part, limit):
+def test_affine_parts(part, limit):
     origin = origins(300, **{part: limit})
     down = (origin[:, :, 19, 13] - origin[:, :, 8, 13]) / 11
     right = (origin[:, :, 13, 19] - origin[:, :, 13, 8]) / 11
-    offsets = origin[:, :, 13:15, 13:15].mean((2, 3)) - CENTRE
-    turns = numpy.arctan2(right[:, 0], down[:, 0])
-    amounts = {
-        "rotation": numpy.degrees(turns),
-        "scale": numpy.stack([down[:, 0], right[:, 1]], axis=1) - 1,
-        "shear": down[:, 1],  # rows slide along themselves
-        "shift": offsets,
-    }[part]
+    moves = origin[:, :, 13:15, 13:15].mean((2, 3)) - CENTRE
+    rows, columns = GRID - CENTRE
+    affine = CENTRE + numpy.multiply.outer(down, rows) + numpy.multiply.outer(right, columns)
+    affine += moves[:, :, None, None]
+    inside = numpy.s_[:, :, 8:20, 8:20]
+    numpy.testing.assert_allclose(origin[inside], affine[inside], atol=1e-3)
 
     # Every image of a batch has amounts of its own, uniform within the limit.
-    assert numpy.abs(amounts).max() <= limit + 1e-4
+    turns = numpy.degrees(numpy.arctan2(right[:, 0], down[:, 0]))
+    factors = numpy.stack([down[:, 0], right[:, 1]], axis=1)
+    slopes = down[:, 1]  # rows slide along themselves
+    amounts = {"rotation": turns, "scale": factors - 1, "shear": slopes, "shift": moves}[part]
+    assert numpy.abs(amounts).max() <= limit + 1e-3
     for column in amounts.reshape(300, -1).T:
         counts, _ = numpy.histogram(column, bins=5, range=(-limit, limit))
         assert 35 < counts.min() <= counts.max() < 85  # 60 +/- 3.6 standard deviations
-
-    # A pixel comes from matrix @ (its place from the centre), and nothing else moves it.
-    matrices = numpy.tile(numpy.eye(2), (300, 1, 1))
-    if part == "rotation":
-        matrices = numpy.array([[numpy.cos(turns), numpy.sin(turns)]] * 2).transpose(2, 0, 1)
-        matrices[:, 1] = numpy.stack([-numpy.sin(turns), numpy.cos(turns)], axis=1)
-    if part == "scale":
-        matrices = matrices * (1 + amounts[:, None])
-    if part == "shear":
-        matrices[:, 1, 0] = amounts
-    expected = CENTRE + numpy.einsum("nij,jrc->nirc", matrices, GRID - CENTRE)
-    if part == "shift":
-        expected += amounts[:, :, None, None]
-    inside = (slice(None), slice(None), slice(8, 20), slice(8, 20))
-    numpy.testing.assert_allclose(origin[inside], expected[inside], atol=2e-3)
+    if part in ("rotation", "shear"):
+        areas = numpy.linalg.det(numpy.stack([down, right], axis=2))
+        assert areas == pytest.approx(1, abs=1e-3)
+    if part != "shift":
+        assert numpy.abs(moves).max() < 1e-3
 
 
 def test_elastic_displacements():
@@ -89,10 +81,6 @@ def test_elastic_displacements():
         node = moved[:, :, row, column]
         assert node.std(0) == pytest.approx(1.5, rel=0.12)
         assert numpy.abs(node.mean(0)).max() < 0.3
-    for axis in (0, 1):
-        here = moved[:, axis, 7, 7]
-        assert numpy.corrcoef(here, moved[:, axis, 7, 8])[0, 1] > 0.95
-        assert abs(numpy.corrcoef(here, moved[:, axis, 20, 20])[0, 1]) < 0.2
 
 
 def test_strokes_are_blended_with_the_highest_or_lowest_of_3x3_pixels():

@@ -41,13 +41,6 @@ def test_images_keep_their_pixels_and_their_labels(name, size, drawn, dataset):
     assert part.labels.tolist() == labels[members[[7, 3]]].tolist()
 
 
-def test_what_is_trained_on(dataset):
-    images, labels = dataset.test.to_classify().tensors
-    assert torch.equal(images, dataset.test.images) and torch.equal(labels, dataset.test.labels)
-    inputs, targets = dataset.test.to_reconstruct().tensors
-    assert torch.equal(inputs, images) and torch.equal(targets, images)
-
-
 def test_the_split_of_60_000_images_is_the_published_one(tmp_path):
     indices = numpy.arange(60_000)
     images = numpy.zeros((60_000, 28, 28), numpy.uint8)

@@ -1,10 +1,9 @@
-"""Tests of common/measures/handwriting.py: bars worked by hand, and a loop over pixels."""
+"""Tests of common/measures/handwriting.py: bars worked by hand."""
 
 from math import sqrt
 
 import numpy
 import pytest
-from scipy.ndimage import correlate
 
 from common.measures.handwriting import handwriting
 
@@ -22,7 +21,7 @@ def bar(height: int, width: int, lean: int = 0) -> numpy.ndarray:
     ("height", "width", "lean"),
     [(18, 2, 0), (2, 14, 0), (1, 1, 0), (1, 9, 0), (12, 3, -1), (12, 3, 1)],
 )
-def test_bars_by_hand(height, width, lean):
+def test_bars(height, width, lean):
     measured = handwriting(bar(height, width, lean)[None])
     # The second moments of a rectangle are height^2 / 12 and width^2 / 12, those of the middles
     # of its rows (height^2 - 1) / 12. A lean to the right is positive.
@@ -36,40 +35,15 @@ def test_bars_by_hand(height, width, lean):
         assert measured["thickness"] == pytest.approx(2 * height * width / outline)
 
 
-def test_neither_shift_nor_contrast_counts():
+def test_neither_shift_nor_contrast_nor_the_other_images_count():
     image = bar(10, 3, 1)
     there = 0.2 * numpy.roll(image, (3, -4), (1, 2))
     elsewhere = 0.5 * numpy.roll(image, (-3, 2), (1, 2))
-    for values in handwriting(numpy.stack([image, there, elsewhere])).values():
-        assert values == pytest.approx(values[0])
-
-
-def test_noise_by_a_loop_over_pixels_in_more_than_one_batch():
-    drawn = numpy.random.default_rng(0).random((5, 1, 28, 28)).astype(numpy.float32)
-    drawn *= drawn > 0.5
-    measured = handwriting(numpy.tile(drawn, (210, 1, 1, 1)))  # batches are of 1,000
-    for name in measured:
-        measured[name] = measured[name].reshape(210, 5)
-        assert (measured[name] == measured[name][0]).all()
-
-    for index, image in enumerate(drawn[:, 0].astype(float)):
-        ink = image.sum()
-        x_mean = y_mean = xx = xy = yy = 0.0
-        for (row, column), value in numpy.ndenumerate(image):
-            x_mean += column * value / ink
-            y_mean += -row * value / ink
-        for (row, column), value in numpy.ndenumerate(image):
-            x, y = column - x_mean, -row - y_mean
-            xx += x * x * value / ink
-            xy += x * y * value / ink
-            yy += y * y * value / ink
-        padded = numpy.pad(image, 1)
-        cross = numpy.hypot(
-            correlate(padded, [[1, 0], [0, -1]]), correlate(padded, [[0, 1], [-1, 0]])
-        )
-        assert measured["slant"][0, index] == pytest.approx(xy / (yy + 1 / 12))
-        assert measured["size"][0, index] == pytest.approx(sqrt(xx + yy + 1 / 6))
-        assert measured["thickness"][0, index] == pytest.approx(2 * ink / (cross.sum() / sqrt(2)))
+    other = bar(5, 9)
+    measured = handwriting(numpy.stack([image, there, elsewhere, other] * 300))  # some batches
+    for name, values in measured.items():
+        alone = [handwriting(one[None])[name][0] for one in (image, image, image, other)]
+        assert values == pytest.approx(alone * 300)
 
 
 def test_what_it_does_not_take():

@@ -97,20 +97,3 @@ def test_r2_sees_a_direction_of_each_digit_where_one_ridge_for_all_is_blind():
     one_for_all = Ridge(1.0).fit(train.latents, targets).score(test.latents, test_targets)
     assert one_for_all < 0.1
     assert latents.r2_within_digits(Ridge(1.0), train, targets, test, test_targets) > 0.95
-
-
-def test_what_no_measure_takes():
-    points, labels = clouds(300).latents, clouds(300).labels
-    wrong = [
-        (numpy.where(points == points[5, 2], numpy.inf, points), labels),
-        (points, labels[1:]),
-        (points, numpy.where(labels == 3, 4, labels)),  # no 3
-        (points, numpy.where(labels == 3, 10, labels)),
-        (numpy.full_like(points, 0.1), labels),
-    ]
-    for arguments in wrong:
-        with pytest.raises(ValueError):
-            latents.within_class_share(*arguments)
-    coded = clouds(300)
-    with pytest.raises(ValueError):
-        latents.r2_within_digits(Ridge(1.0), coded, points[:, 0], coded, labels / 10)

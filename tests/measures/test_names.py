@@ -3,7 +3,7 @@
 import pandas
 import pytest
 
-from common.measures.names import MEASURES, Measure, table
+from common.measures.names import Measure, table
 
 
 @pytest.mark.parametrize(
@@ -18,10 +18,6 @@ from common.measures.names import MEASURES, Measure, table
 def test_values_and_differences_as_text(measure, value, text, difference):
     assert measure.format(value) == text
     assert measure.format_difference(value) == difference
-
-
-def test_every_measure_has_words_of_its_own():
-    assert len({measure.words for measure in MEASURES.values()}) == len(MEASURES)
 
 
 def test_a_table_has_means_and_deviations_of_the_balanced_subsets_on_test_images():
