@@ -1,6 +1,6 @@
 """Run the five questions for every seed, then write the report and a page to draw a digit on.
 
-    python reproduce.py                          # about 8 minutes on 2 CPU cores
+    python reproduce.py                          # about 6 minutes on 2 CPU cores
     python reproduce.py --seeds 0 1 2            # for three seeds: means, deviations, verdicts
     python reproduce.py --seeds 0 1 2 --studies  # and the studies
     python reproduce.py --check                  # then compare with the published run
