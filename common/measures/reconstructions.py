@@ -57,7 +57,10 @@ def deviation_kept_of_each_digit(reconstructions: Array, images: Array, labels: 
     """Return ``deviation_kept_within_digits`` of each digit by itself: (10,)."""
     reconstructions, images = as_rows(reconstructions), as_rows(images)
     labels = check_labels(images, labels)
-    return numpy.sqrt(squares_within(reconstructions, labels) / squares_within(images, labels))
+    originals = squares_within(images, labels)
+    if originals.min() <= ROUNDING * (images**2).sum():
+        raise ValueError("images: got one image for all of a digit, expected different ones")
+    return numpy.sqrt(squares_within(reconstructions, labels) / originals)
 
 
 def deviation_correlation_within_digits(
@@ -78,12 +81,12 @@ def deviation_correlation_within_digits(
         of_digit = labels == digit
         deviations = images[of_digit] - images[of_digit].mean(0)
         products += (deviations * reconstructions[of_digit]).sum()
-    scale = squares_within(images, labels).sum() * squares_within(reconstructions, labels).sum()
-    if scale == 0:
-        raise ValueError(
-            "got images or reconstructions that do not vary within digits, expected some that do"
-        )
-    return float(products / numpy.sqrt(scale))
+    squares = []
+    for points in (images, reconstructions):
+        squares.append(squares_within(points, labels).sum())
+        if squares[-1] <= ROUNDING * (points**2).sum():
+            raise ValueError("got images that do not vary within digits, expected some that do")
+    return float(products / numpy.sqrt(squares[0] * squares[1]))
 
 
 def pca_reconstruct(train_images: Array, images: Array, dimensions: int) -> Array:
