@@ -17,8 +17,8 @@ No numbers of it are published yet.
 
 That pretraining is worth less the more the images are augmented was found by Zoph et al. 2020
 (Rethinking Pre-training and Self-training) for object detection on COCO; there, self-training still
-helped: studies/label_spreading.py. Where the encoder is fine-tuned at Q5's own rate it is moved too
-little to use the augmented images; that is one more control.
+helped: studies/label_spreading.py. Pretrained weights may want a lower rate than random ones, so
+that the encoder is also fine-tuned at Q5's own is one more control.
 
 Run:     python -m studies.augmentation
 Needs:   q1_autoencoder.py, q4_few_shot.py and q5_transfer.py, run before with the same --output-dir
@@ -105,7 +105,7 @@ def train_augmented(
 def train_controls(
     results: run.Results, subset: Subset, pretrained: Encoder, mnist: data.Dataset
 ) -> None:
-    """Train the controls on one labelled subset: each differs from another fit in one thing."""
+    """Train the controls on a balanced subset: each differs from another fit in one thing."""
     recipe = augmented_recipe(results.config, len(subset.indices))
 
     # As Q4 trains, but augmented.
@@ -214,6 +214,7 @@ def main(config: Config) -> None:
     subsets = few_shot.labelled_subsets(mnist.train.labels, q4.shots, q4.subsets, config.seed)
     for subset in tqdm(subsets, "subsets", leave=False, disable=None):
         train_augmented(results, subset, pretrained, mnist)
+    for subset in tqdm(subsets[1:], "controls", leave=False, disable=None):
         train_controls(results, subset, pretrained, mnist)
 
     # Beside them what Q4 and Q5 trained on the images as they are.

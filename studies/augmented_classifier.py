@@ -156,13 +156,15 @@ def plot(results: run.Results, variants: list[Variant]) -> None:
     )
 
     explained = scores.variance_explained
-    less = explained[warped.decoder] < explained[plain.decoder]
+    by_warps = explained[warped.decoder] - explained[plain.decoder]
+    by_smoothing = explained[smoothed.decoder] - explained[plain.decoder]
     dots.plot_panels(
         results.folder / "decoders.png",
-        f"A decoder draws {'less' if less else 'no less'} of this digit if Q2 was trained on warped"
-        " images",
+        f"Label smoothing changes what Q3 explains of the variance within a digit by"
+        f" {by_smoothing:+.2f}, warps by {by_warps:+.2f}",
         f"Variance within a digit that Q3 explains: {explained[plain.decoder]:.3f} on the plain Q2,"
-        f" {explained[warped.decoder]:.3f} on that with warps (seed {seed}).",
+        f" {explained[warped.decoder]:.3f} on that with warps, {explained[smoothed.decoder]:.3f} on"
+        f" that with label smoothing (seed {seed}).",
         results.numbers,
         [variant.decoder for variant in variants],
         ["slant_r2", "variance_explained", "deviation_correlation", "reading_accuracy"],

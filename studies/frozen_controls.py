@@ -202,7 +202,7 @@ def plot_digits(
     shown = data.first_of_each_digit(labels).flatten()
     rows = [images.Row("original", torch.from_numpy(drawn["original"][shown]))]
     for name in explained.sort_values(ascending=False).index:
-        text = f"{name}\n{100 * explained[name]:.0f} % explained"
+        text = f"{name}\n{round(100 * explained[name])} % explained"
         rows.append(images.Row(text, torch.from_numpy(drawn[name][shown])))
     if explained["Q3"] > explained["probabilities"] + 0.1:
         title = (
@@ -227,6 +227,7 @@ def plot_latents(results: run.Results, numbers: pandas.DataFrame, encoders: list
         of_feature = scores[f"{feature}_r2"]
         if of_feature["random encoder"] > of_feature["Q2"]:
             won.append(feature)
+    predicted = " and ".join(won) or "neither slant, thickness nor size"
     slant = scores.slant_r2
     measures = []
     for ending in ("r2", "ridge_r2"):
@@ -234,7 +235,7 @@ def plot_latents(results: run.Results, numbers: pandas.DataFrame, encoders: list
             measures.append(f"{feature}_{ending}")
     dots.plot_panels(
         results.folder / "latents.png",
-        f"A random encoder's latents predict {' and '.join(won) or 'nothing'} better than Q2's do",
+        f"A random encoder's latents predict {predicted} better than Q2's do",
         f"Above by the mean of {NEIGHBOURS} neighbours, below by a ridge regression, each fitted to"
         f" one digit at a time. Slant: {slant['Q1']:.2f} from Q1's latents, {slant['Q2']:.2f} from"
         f" Q2's, {slant['random encoder']:.2f} from the random encoder's"

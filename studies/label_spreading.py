@@ -19,8 +19,8 @@ No numbers of it are published yet.
 Like for like: Poisson learning spreads 100 labels over a graph of 20 latents of a variational
 autoencoder, and labels 95.9 +- 0.4 % of MNIST rightly (Calder et al. 2020).
 
-Differences are those of COMPARISONS, chosen before looking; over seeds they are tested together,
-corrected after Holm 1979.
+Differences are those of COMPARISONS, chosen before looking. They are not yet tested over seeds, nor
+corrected for their number.
 
 Run:     python -m studies.label_spreading
 Needs:   q1_autoencoder.py, q4_few_shot.py, studies/augmentation.py and studies/pretexts.py, run

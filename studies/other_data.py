@@ -135,10 +135,15 @@ def plot_claims(results: run.Results, judged: pandas.DataFrame, datasets: list[s
     is_alike = signs.nunique(axis=1) == 1
     seeds = judged.groupby("dataset").n.max()[datasets]
     counts = ", ".join(f"{dataset} {count}" for dataset, count in seeds.items())
+    title = (
+        f"Of {len(signs)} comparisons that the report's claims rest on, {is_alike.sum()} point the"
+        f" same way on {' and '.join(datasets)}"
+    )
+    if len(datasets) == 1:
+        title = f"The report's claims are measured on {datasets[0]} alone: other data are missing"
     dots.plot_groups(
         results.folder / "claims.png",
-        f"Of {len(signs)} comparisons that the report's claims rest on, {is_alike.sum()} point the"
-        f" same way on {' and '.join(datasets)}",
+        title,
         f"Means over seeds ({counts}). The comparisons that differ:"
         f" {'; '.join(claim for claim, _ in signs.index[~is_alike]) or 'none'}.",
         results.numbers,

@@ -52,6 +52,7 @@ def plot_rows(
     title_inches = 0.5 + 0.25 * any(column_titles)
     with style.figure(path, height * inches_per_pixel + title_inches, title, caption) as figure:
         axes = figure.subplots()
+        axes.set_anchor("E")  # what is left over goes to the names
         axes.imshow(canvas.numpy(), vmin=0, vmax=1, interpolation="nearest")
         axes.set_xticks([])
         axes.set_yticks(centres, [row.name for row in rows])
