@@ -91,7 +91,7 @@ STUDIES = [
     Step(AUGMENTATION, needs=(Q1, Q4, Q5), seconds=300, seeds=5),
     Step(PRETEXTS, needs=(Q1, Q4, Q5, AUGMENTATION), seconds=300, seeds=5),
     Step("studies/label_spreading", needs=(Q1, Q4, AUGMENTATION, PRETEXTS), seconds=300, seeds=5),
-    Step("studies/label_curve", needs=(Q1, Q4, Q5), seconds=300, seeds=5),
+    Step("studies/label_curve", needs=(Q1, Q4, Q5, AUGMENTATION, PRETEXTS), seconds=300, seeds=5),
 ]
 
 

@@ -2,7 +2,7 @@
 
 The exercise asks to explore a fully connected layer at the coarsest level and, in later years, the
 channels of the first layer and the dimension of the latents. All networks here are trained for 2
-epochs, a quarter of Q1's, with its recipe otherwise: enough to compare them, not their last word.
+epochs, a fifth of Q1's, with its recipe otherwise: enough to compare them, not their last word.
 
 At the coarsest level, 64 channels of 4 x 4, between these and 12 latents:
 

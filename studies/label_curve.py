@@ -5,9 +5,9 @@ The classifiers of Q4 and Q5, with 1 to 100 labelled images per digit:
     scratch              random weights
     fine-tuned           Q1's weights, and everything trains
     frozen               Q1's weights, kept: only the head trains
-    two views, frozen    the same on an encoder that was trained to agree on two augmented copies of
-                         an image, if studies/pretexts.py was run before
-    scratch, augmented   with Q4's number of labels alone, if studies/augmentation.py was run before
+    two views, frozen    the same on the encoder of studies/pretexts.py that was trained to agree on
+                         two augmented copies of an image
+    scratch, augmented   with Q4's number of labels alone, from studies/augmentation.py
 
 Rates, decay and the number of training steps are those of Q4 and Q5, which were tuned for 10 labels
 per digit; what was trained there with as many is read, not trained again. Only from scratch the
@@ -19,7 +19,8 @@ No numbers of it are published yet.
 Its last rows say what the labels are worth: how many per digit it takes from scratch to get as far.
 
 Run:     python -m studies.label_curve
-Needs:   q1_autoencoder.py, q4_few_shot.py and q5_transfer.py, run before with the same --output-dir
+Needs:   q1_autoencoder.py, q4_few_shot.py, q5_transfer.py, studies/augmentation.py and
+         studies/pretexts.py, run before with the same --output-dir
 Writes:  outputs/studies/label_curve/: numbers.csv, curve.png
 """
 
@@ -46,7 +47,6 @@ TRAINED_BY = {
     "two views, frozen": "studies/pretexts",
     "scratch, augmented": "studies/augmentation",
 }
-OPTIONAL = ("studies/pretexts", "studies/augmentation")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,11 +65,9 @@ class Config(run.Options):
 def load_encoders(results: run.Results) -> dict[str, Encoder]:
     """Return the encoders on which a head is trained, by the name of that classifier."""
     q1 = checkpoint.load(results.path_of("q1_autoencoder"), results.device)
-    encoders = {"frozen": q1.encoder}
-    if "studies/pretexts" in results.needed:
-        path = results.path_of("studies/pretexts", "two_views.safetensors")
-        encoders["two views, frozen"] = checkpoint.load(path, results.device).encoder
-    return encoders
+    path = results.path_of("studies/pretexts", "two_views.safetensors")
+    views = checkpoint.load(path, results.device)
+    return {"frozen": q1.encoder, "two views, frozen": views.encoder}
 
 
 def fit_all(
@@ -141,8 +139,6 @@ def read_curve(results: run.Results) -> list[dict]:
     shots = results.options_of("q4_few_shot").shots
     rows = []
     for kind, step in TRAINED_BY.items():
-        if step not in results.needed:
-            continue
         numbers = results.table_of(step, "numbers").query("split == 'test'")
         chosen = (numbers.model == kind) & (numbers.measure == "accuracy")
         balanced = numbers[chosen & (numbers.subset != REPORT)]
@@ -210,21 +206,15 @@ def plot(results: run.Results, curve: pandas.DataFrame, worth: pandas.DataFrame)
     )
 
 
-def is_finished(step: str, config: Config) -> bool:
-    """Return whether a step has results for these images and this seed."""
-    try:
-        run.read_needed("label_curve", (step,), config)
-    except run.InputError:
-        return False
-    return True
-
-
 def main(config: Config) -> None:
-    needs = ["q1_autoencoder", "q4_few_shot", "q5_transfer"]
-    for step in OPTIONAL:
-        if is_finished(step, config):
-            needs.append(step)
-    results = run.start("studies/label_curve", config, tuple(needs))
+    needs = (
+        "q1_autoencoder",
+        "q4_few_shot",
+        "q5_transfer",
+        "studies/augmentation",
+        "studies/pretexts",
+    )
+    results = run.start("studies/label_curve", config, needs)
     mnist = data.load(config.dataset, config.data_dir, results.device)
 
     curve = pandas.DataFrame(train_curve(results, mnist) + read_curve(results))

@@ -17,8 +17,9 @@ import pandas
 
 from common import results, run
 from common.figures import style
-from common.report import answers, verdicts
+from common.report import answers, comparisons, verdicts
 from common.report import numbers as tables
+from common.report.comparisons import Corrected
 from common.report.numbers import Published
 
 # Pictures come before curves; figures that are in neither list stand between them.
@@ -51,6 +52,7 @@ class Section:
     command: str
     figures: list[Figure]
     table: pandas.DataFrame
+    compared: list[Corrected]  # empty for a question: its sentences have verdicts
 
 
 def write(output_dir: Path) -> Path:
@@ -87,6 +89,7 @@ def section(published: Published, output_dir: Path, step: str) -> Section:
         command=first.config["command"],
         figures=figures,
         table=tables.table(published.numbers, step),
+        compared=comparisons.of_step(published.numbers, step),
     )
 
 

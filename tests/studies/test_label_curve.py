@@ -11,8 +11,8 @@ from studies.label_curve import worth_in_labels
 from tests import helpers
 
 
-def test_trains_with_other_numbers_of_labels_and_reads_q4s(trained, data_dir, tmp_path):
-    outputs = shutil.copytree(trained, tmp_path / "outputs")
+def test_trains_with_other_numbers_of_labels_and_reads_q4s(pretrained, data_dir, tmp_path):
+    outputs = shutil.copytree(pretrained, tmp_path / "outputs")
     done = helpers.run_module(
         "studies.label_curve",
         *("--dataset", "own", "--data-dir", data_dir, "--output-dir", outputs),
@@ -26,7 +26,7 @@ def test_trains_with_other_numbers_of_labels_and_reads_q4s(trained, data_dir, tm
     accuracy = numbers[numbers.measure == "accuracy"].set_index("model").value
     options = json.loads((outputs / "q4_few_shot" / "config.json").read_text())["options"]
     for shots in (1, 3):
-        for start in ("scratch", "fine-tuned", "frozen"):
+        for start in ("scratch", "fine-tuned", "frozen", "two views, frozen"):
             assert len(accuracy[[f"{start}, {shots} per digit"]]) == options["subsets"]
     # Those with Q4's number of labels are in Q4's and Q5's results.
     assert f"scratch, {options['shots']} per digit" not in accuracy

@@ -31,8 +31,6 @@ def test_labels_are_passed_on_trained_on_and_compared(pretrained: Path, data_dir
     assert accuracy.mean().between(0, 1).all()
     assert len(accuracy.mean()["test"]) == len(accuracy.mean()["unlabelled"]) + 1 == 7
     assert (accuracy.count() == accuracy.count().iloc[0]).all()
-    for after, before in label_spreading.COMPARISONS:
-        assert f"{after} minus {before}" in done.stdout
 
 
 @pytest.fixture
