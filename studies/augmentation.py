@@ -149,7 +149,7 @@ def gains(numbers: pandas.DataFrame) -> pandas.DataFrame:
 
 def plot(results: run.Results, numbers: pandas.DataFrame, history: pandas.DataFrame) -> None:
     """Plot the comparison with Q4 and Q5, and curves beside Q4's."""
-    mean = 100 * gains(numbers).drop(REPORT).mean()
+    mean = (100 * gains(numbers).drop(REPORT).mean()).round(1) + 0.0  # no -0.0
     plain, augmented = mean["Q1's encoder, plain"], mean["Q1's encoder, augmented"]
     seed = results.config.seed
     dots.plot_subsets(

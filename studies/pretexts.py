@@ -119,8 +119,8 @@ def views_loss(
     and a constant this is the spectral contrastive loss (HaoChen et al. 2021), whose minimum is the
     spectral embedding of the graph that joins images by how likely one is augmented to the other.
     SIGReg (Balestriero & LeCun 2025), in the place of the covariance, asks for a normal
-    distribution in every direction; it was as good within 0.3 points on validation images, and has
-    a weight to tune. ``targets`` are not used.
+    distribution in every direction; in a trial of one seed a linear probe read 96.4 % of validation
+    images from it and 97.0 % from this loss. ``targets`` are not used.
     """
     latents = encoder(views)  # (2B, 1, 28, 28) -> (2B, D)
     first, second = latents.chunk(2)

@@ -103,6 +103,8 @@ def plot_few_shot(
                 axes.set_title(model, fontsize=10, color=style.colour(model), weight="bold")
         for axes in grid[-1]:
             axes.set_xlabel("training step")
+        last_step = history[history.model.isin(models)].step.max()
+        grid[0][0].set_xlim(0, last_step * 1.1)  # of all panels
         style.legend_below(figure, grid[0][0], columns=2)
 
 
@@ -125,7 +127,6 @@ def plot_subsets(axes: Axes, history: pandas.DataFrame) -> None:
                 table[REPORT], ":", color=colour, linewidth=2, label=f"{words}, the report's subset"
             )
     axes.set_xscale("symlog", linthresh=steps[1])  # logarithmic, but for the first step from 0
-    axes.set_xlim(left=0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 

@@ -26,9 +26,10 @@ class Measure:
 
     def format_difference(self, value: float) -> str:
         """Return a difference of two values as text, with its sign: -0.0012, +6.9 points."""
+        shown = round(100 * value if self.percent else value, self.digits) + 0.0  # no -0.0
         if self.percent:
-            return f"{100 * value:+.{self.digits}f} points"
-        return f"{value:+,.{self.digits}f}"
+            return f"{shown:+.{self.digits}f} points"
+        return f"{shown:+,.{self.digits}f}"
 
 
 MEASURES = {
