@@ -18,16 +18,17 @@ from common.download import DATA_DIR
 from common.measures.names import MEASURES
 from common.models import Autoencoder, Classifier, fingerprint, pixels
 from common.report import numbers as tables
-from common.report.numbers import REPORT, Number
+from common.report.numbers import BALANCED, Number
 from common.report.pages import render, write_whole
 
 NEEDS = ["q1_autoencoder", "q2_classifier", "q3_frozen_decoder", "q4_few_shot", "q5_transfer"]
+LABELLED = f"{BALANCED} 1"  # the subset of those networks that had few labels
 SLIDER_STDS = 3.5  # a slider's range, in standard deviations of its latent over the test images
 
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """The networks that answer; those of few labels were trained on the report's 100 images."""
+    """The networks that answer; the last three had the labels of the subset LABELLED."""
 
     q1: Autoencoder
     q2: Classifier
@@ -55,13 +56,14 @@ class Models:
 def load(output_dir: Path) -> Models:
     """Load the checkpoints; InputError unless Q3 and Q5 were built on the others."""
     q4, q5 = output_dir / "q4_few_shot", output_dir / "q5_transfer"
+    labelled = LABELLED.replace(" ", "_")
     models = Models(
         q1=checkpoint.load(output_dir / "q1_autoencoder" / "model.safetensors"),
         q2=checkpoint.load(output_dir / "q2_classifier" / "model.safetensors"),
         q3=checkpoint.load(output_dir / "q3_frozen_decoder" / "model.safetensors"),
-        scratch=checkpoint.load(q4 / f"scratch_{REPORT}.safetensors"),
-        fine_tuned=checkpoint.load(q5 / f"fine-tuned_{REPORT}.safetensors"),
-        frozen=checkpoint.load(q5 / f"frozen_{REPORT}.safetensors"),
+        scratch=checkpoint.load(q4 / f"scratch_{labelled}.safetensors"),
+        fine_tuned=checkpoint.load(q5 / f"fine-tuned_{labelled}.safetensors"),
+        frozen=checkpoint.load(q5 / f"frozen_{labelled}.safetensors"),
     )
     shared = [
         ("q3_frozen_decoder", models.q3, "q2_classifier", models.q2),
@@ -167,26 +169,33 @@ def encode(values: Tensor, kind: str) -> str:
 
 def measured(numbers: pandas.DataFrame, seed: int) -> dict[str, str]:
     """Return the numbers that the page states: over the seeds, or of the networks that answer."""
-
-    def text(number: Number) -> str:
-        values = tables.per_seed(numbers, number)
-        return MEASURES[number.measure].format(values.mean()) if len(values) else ""
+    texts = {}
+    for model in ("Q1", "Q3"):
+        for feature in ("slant", "thickness"):
+            shares = tables.per_seed(numbers, Number("q3_frozen_decoder", model, f"{feature}_r2"))
+            texts[f"{model}_{feature}"] = f"{shares.mean():.0%}"
 
     # Measured of Q2 itself, if that study was run.
     calibration = Number("studies/augmented_classifier", "Q2, plain", "calibration_error")
-    texts = {"calibration": text(calibration)}
-    for model in ("Q1", "Q3"):
-        for feature in ("slant", "thickness"):
-            of_feature = Number("q3_frozen_decoder", model, f"{feature}_r2")
-            texts[f"{model}_{feature}"] = text(of_feature)
+    texts["calibration"] = text(numbers, calibration)
 
-    # A few-shot classifier's accuracy is that of the very network, so of its seed alone.
-    numbers = numbers[numbers.seed == seed]
-    texts["Q2"] = text(Number("q2_classifier", "Q2", "accuracy"))
-    texts["scratch"] = text(Number("q4_few_shot", "scratch", "accuracy", REPORT))
-    texts["fine_tuned"] = text(Number("q5_transfer", "fine-tuned", "accuracy", REPORT))
-    texts["frozen"] = text(Number("q5_transfer", "frozen", "accuracy", REPORT))
+    # Accuracies are those of the very networks.
+    of_seed = numbers[numbers.seed == seed]
+    texts["Q2"] = text(of_seed, Number("q2_classifier", "Q2", "accuracy"))
+    of_subset = of_seed[of_seed.subset == LABELLED]
+    for name, step, model in (
+        ("scratch", "q4_few_shot", "scratch"),
+        ("fine_tuned", "q5_transfer", "fine-tuned"),
+        ("frozen", "q5_transfer", "frozen"),
+    ):
+        texts[name] = text(of_subset, Number(step, model, "accuracy", BALANCED))
     return texts
+
+
+def text(numbers: pandas.DataFrame, number: Number) -> str:
+    """Return a number's mean over the seeds as text, "" if there is none."""
+    values = tables.per_seed(numbers, number)
+    return MEASURES[number.measure].format(values.mean()) if len(values) else ""
 
 
 def write(output_dir: Path, data_dir: Path = DATA_DIR) -> Path:
@@ -204,6 +213,7 @@ def write(output_dir: Path, data_dir: Path = DATA_DIR) -> Path:
         "page": contents(load(output_dir), test),
         "measured": measured(published.numbers, options["seed"]),
         "options": options,
+        "labels": 10 * published.firsts["q4_few_shot"].config["options"]["shots"],
         "seeds": published.numbers.seed.nunique(),
     }
     return write_whole(output_dir / "draw.html", render("draw_page.html", content))
