@@ -23,7 +23,7 @@ Mean ± standard deviation of 3 seeds; the encoder of Q3 is Q2's:
 Run:     python q3_frozen_decoder.py
 Needs:   q1_autoencoder.py and q2_classifier.py, run before with the same --output-dir
 Writes:  outputs/q3_frozen_decoder/: model.safetensors, numbers.csv, history.csv, loss.png,
-         digits.png, claim_a.png, claim_b.png, claim_c.png
+         pens.png, digits.png, claim_a.png, claim_b.png, claim_c.png
 Further: studies/frozen_controls.py (a random encoder, PCA, a wider decoder),
          studies/augmented_classifier.py (the decoder of a Q2 that was trained on warped images)
 """
@@ -43,7 +43,7 @@ from common.figures import claims, curves, dots, images
 from common.losses import reconstruction_loss, refuse_collapse
 from common.measures import latents as latent_measures
 from common.measures import names, reader, reconstructions
-from common.measures.handwriting import handwriting
+from common.measures.handwriting import from_thin_to_thick, handwriting, slope_within_digits
 from common.measures.latents import Coded
 from common.measures.points import class_means
 from common.models import Autoencoder, Decoder, fingerprint, freeze, pixels
@@ -53,6 +53,7 @@ from q1_autoencoder import recipe
 # nothing, R^2 is -1/20: the mean of 20 random images errs by that much more than the mean of all.
 NEIGHBOURS = 20
 EXAMPLES = 6  # images of each digit in digits.png
+PENS, PEN_DIGITS = 7, (2, 7)  # so many images each of these digits in pens.png
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,6 +192,43 @@ def plot_loss(results: run.Results, history: pandas.DataFrame, loss_name: str) -
     )
 
 
+def log_slopes(
+    results: run.Results, drawn: dict[str, Array], writing: dict[str, Array], labels: Array
+) -> None:
+    """Log how far thickness and slant of what Q1 and Q3 draw follow those of the test images."""
+    for name in ("Q1", "Q3"):
+        of_drawn = handwriting(drawn[name])
+        for feature in ("thickness", "slant"):
+            slope = slope_within_digits(of_drawn[feature], writing[feature], labels)
+            results.log({f"{feature}_slope": slope}, model=name, split="test")
+
+
+def plot_pens(
+    results: run.Results, drawn: dict[str, Array], writing: dict[str, Array], labels: Array
+) -> None:
+    """Plot digits from thin to thick strokes, and what Q1 and Q3 make of them."""
+    slope = test_scores(results.numbers).thickness_slope
+    count = min(PENS, *(int((labels == digit).sum()) for digit in PEN_DIGITS))
+    shown = []
+    for digit in PEN_DIGITS:
+        shown += from_thin_to_thick(writing, labels, digit, count)
+    rows = [
+        images.Row(name, torch.from_numpy(drawn[name][shown])) for name in ("original", "Q1", "Q3")
+    ]
+    follows = "Q1 follows the pen, Q3 far less"
+    if slope["Q3"] > slope["Q1"] / 2:
+        follows = "Q1 and Q3 both follow the pen"
+    images.plot_rows(
+        results.folder / "pens.png",
+        f"From thin to thick: {follows}",
+        "Test images chosen by how they are written alone, equally far apart in thickness. Where"
+        f" strokes are a pixel thicker, Q1's are by {slope['Q1']:.2f} and Q3's by"
+        f" {slope['Q3']:.2f}, within digits (seed {results.config.seed}).",
+        rows,
+        column_titles=tuple(f"{digit}s" for digit in PEN_DIGITS),
+    )
+
+
 def plot_digits(results: run.Results, drawn: dict[str, Array], labels: Tensor) -> None:
     """Plot the first test images of each digit as they are and as Q1 and Q3 draw them."""
     first = data.first_of_each_digit(labels, EXAMPLES)  # (10, 6)
@@ -313,9 +351,13 @@ def main(config: Config) -> None:
         results.log(claim_b(reconstructed, mnist.test, mean_images), model=name, split="test")
         results.log(claim_c(reconstructed, mnist.test, digit_reader), model=name, split="test")
 
+    test_labels = mnist.test.labels.cpu().numpy()
+    log_slopes(results, drawn, writing["test"], test_labels)
+
     plot_loss(results, history, q1_options.loss)
+    plot_pens(results, drawn, writing["test"], test_labels)
     plot_digits(results, drawn, mnist.test.labels)
-    plot_claims_a_and_b(results, drawn, mnist.test.labels.cpu().numpy())
+    plot_claims_a_and_b(results, drawn, test_labels)
     plot_claim_c(results, models, mnist.test)
 
     measures = ["slant_r2", "deviation_kept", "deviation_correlation", "pixel_silhouette"]

@@ -38,6 +38,43 @@ def handwriting(images: Array) -> dict[str, Array]:
     return {name: numpy.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def slope_within_digits(drawn: Array, originals: Array, labels: Array) -> float:
+    """Return by how much a feature of reconstructions (N,) grows where that of the originals (N,)
+    does, within digits: 1 if it follows, 0 if it does not.
+
+    The least-squares slope, each digit's means subtracted. ValueError if the originals do not vary.
+    """
+    drawn_deviation = numpy.empty(len(labels))
+    original_deviation = numpy.empty(len(labels))
+    for digit in numpy.unique(labels):
+        of_digit = labels == digit
+        drawn_deviation[of_digit] = drawn[of_digit] - drawn[of_digit].mean()
+        original_deviation[of_digit] = originals[of_digit] - originals[of_digit].mean()
+    squares = (original_deviation**2).sum()
+    if squares == 0:
+        raise ValueError("originals: got no variation within a digit, expected some")
+    return float((drawn_deviation * original_deviation).sum() / squares)
+
+
+def from_thin_to_thick(
+    writing: dict[str, Array], labels: Array, digit: int, count: int
+) -> list[int]:
+    """Return the indices of ``count`` different images of a digit, from thin strokes to thick ones.
+
+    Their thicknesses are as good as equally far apart, from the digit's 1st to its 99th percentile,
+    and their slants near its median. The choice is by how they are written alone.
+    """
+    of_digit = numpy.flatnonzero(labels == digit)
+    thickness, slant = writing["thickness"][of_digit], writing["slant"][of_digit]
+    tilt = abs(slant - numpy.median(slant)) / (slant.std() or 1.0)
+    chosen = []
+    for wanted in numpy.linspace(*numpy.quantile(thickness, [0.01, 0.99]), count):
+        distance = abs(thickness - wanted) / (thickness.std() or 1.0) + tilt / 2
+        distance[chosen] = numpy.inf
+        chosen.append(distance.argmin())
+    return of_digit[chosen].tolist()
+
+
 def _handwriting(ink: Array) -> dict[str, Array]:
     """Measure ink (B, 784)."""
     coordinates = numpy.arange(SIDE) - (SIDE - 1) / 2

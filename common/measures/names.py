@@ -56,6 +56,12 @@ MEASURES = {
     "reading_accuracy": Measure(
         "reconstructions read as their digit", 2, percent=True, better="higher", tolerance=0.005
     ),
+    "thickness_slope": Measure(
+        "thickness of the reconstruction for each pixel of the original's", 2, tolerance=0.05
+    ),
+    "slant_slope": Measure(
+        "slant of the reconstruction for each of the original's", 2, tolerance=0.05
+    ),
     "pixel_silhouette": Measure("silhouette of the reconstructions, in pixels", 3, tolerance=0.02),
     # of latents
     "slant_r2": Measure("slant predicted within a digit, R²", 3, better="higher", tolerance=0.03),

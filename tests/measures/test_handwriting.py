@@ -5,7 +5,7 @@ from math import sqrt
 import numpy
 import pytest
 
-from common.measures.handwriting import handwriting
+from common.measures.handwriting import from_thin_to_thick, handwriting, slope_within_digits
 
 
 def bar(height: int, width: int, lean: int = 0) -> numpy.ndarray:
@@ -51,3 +51,25 @@ def test_what_it_does_not_take():
     for wrong in (blank, diverged, numpy.ones((3, 20, 20))):
         with pytest.raises(ValueError):
             handwriting(wrong)
+
+
+def test_slope_is_within_digits():
+    labels = numpy.array([0, 0, 0, 1, 1, 1])
+    originals = numpy.array([1.0, 2.0, 3.0, 11.0, 12.0, 13.0])
+    offset = numpy.array([5.0, 5.0, 5.0, -40.0, -40.0, -40.0])  # of the digits, which do not count
+    assert slope_within_digits(0.3 * originals + offset, originals, labels) == pytest.approx(0.3)
+    assert slope_within_digits(offset, originals, labels) == pytest.approx(0)
+    with pytest.raises(ValueError, match="no variation"):
+        slope_within_digits(originals, offset, labels)
+
+
+def test_digits_from_thin_to_thick():
+    random = numpy.random.default_rng(0)
+    labels = numpy.arange(600) % 2
+    writing = {"thickness": random.uniform(1, 5, 600), "slant": random.normal(size=600)}
+    writing["thickness"][labels == 0] = 9
+    chosen = from_thin_to_thick(writing, labels, digit=1, count=5)
+    assert len(set(chosen)) == 5 and set(labels[chosen]) == {1}
+    assert writing["thickness"][chosen] == pytest.approx([1, 2, 3, 4, 5], abs=0.5)
+    assert abs(writing["slant"][chosen]).max() < abs(writing["slant"][labels == 1]).max() / 2
+    assert len(set(from_thin_to_thick(writing, labels, digit=0, count=3))) == 3  # all alike
