@@ -85,6 +85,7 @@ COMPARISONS: dict[str, list[Comparison]] = {
             Number(Q3, "Q3", "variance_explained"),
         ),
         *between(CONTROLS, "random encoder", "Q2", "slant_r2", "thickness_r2", "size_r2"),
+        *between(CONTROLS, "random encoder", "Q2", "slant_ridge_r2", "thickness_ridge_r2"),
     ],
     CLASSIFIERS: [
         *between(CLASSIFIERS, "Q2, warps", "Q2, plain", "accuracy", "calibration_error"),
