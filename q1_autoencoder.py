@@ -98,7 +98,7 @@ def plot_loss(
 
 def main(config: Config) -> None:
     results = run.start("q1_autoencoder", config)
-    mnist = data.load(config.dataset, config.data_dir, results.device)
+    mnist = data.load(config.dataset, config.data_dir, results.device, config.quick)
 
     # Train, then measure what is on disk.
     model = build(config).to(results.device, memory_format=torch.channels_last)

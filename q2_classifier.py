@@ -111,7 +111,7 @@ def plot_mistakes(path: Path, model: Classifier, test: data.Split, seed: int) ->
 
 def main(config: Config) -> None:
     results = run.start("q2_classifier", config)
-    mnist = data.load(config.dataset, config.data_dir, results.device)
+    mnist = data.load(config.dataset, config.data_dir, results.device, config.quick)
 
     # Train, then measure what is on disk.
     model = build(config).to(results.device, memory_format=torch.channels_last)

@@ -231,7 +231,7 @@ def balanced_means(numbers: pandas.DataFrame, model: str) -> pandas.Series:
 
 def main(config: Config) -> None:
     results = run.start("q4_few_shot", config)
-    mnist = data.load(config.dataset, config.data_dir, results.device)
+    mnist = data.load(config.dataset, config.data_dir, results.device, config.quick)
     subsets = few_shot.labelled_subsets(
         mnist.train.labels, config.shots, config.subsets, config.seed
     )

@@ -165,7 +165,7 @@ def plot(results: run.Results, numbers: pandas.DataFrame, history: pandas.DataFr
 
 def main(config: Config) -> None:
     results = run.start("q5_transfer", config, needs=("q1_autoencoder", "q4_few_shot"))
-    mnist = data.load(config.dataset, config.data_dir, results.device)
+    mnist = data.load(config.dataset, config.data_dir, results.device, config.quick)
     pretrained = checkpoint.load(results.path_of("q1_autoencoder"), results.device).encoder
 
     # Q4's labelled subsets and number of steps; the rates are tuned for each start.

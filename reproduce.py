@@ -1,6 +1,7 @@
 """Run the five questions for every seed, then write the report and a page to draw a digit on.
 
     python reproduce.py                          # about 6 minutes on 2 CPU cores
+    python reproduce.py --quick                  # a look at every figure, in about a minute
     python reproduce.py --seeds 0 1 2            # for three seeds: means, deviations, verdicts
     python reproduce.py --seeds 0 1 2 --studies  # and the studies
     python reproduce.py --check                  # then compare with the published run
@@ -143,6 +144,8 @@ class Config(run.Options):
             raise run.InputError(
                 f"--check: got --dataset {self.dataset}, expected mnist, as in the published run"
             )
+        if self.check and self.quick:
+            raise run.InputError("--check: got --quick, expected a whole run, as the published one")
         if self.scheduler is not None and "://" not in self.scheduler:
             raise run.InputError(
                 f"--scheduler: got {self.scheduler}, expected an address such as tcp://host:8786"
@@ -167,6 +170,7 @@ def plan(config: Config) -> list[Job]:
             output_dir=folder.resolve(),
             device=config.device,
             seed=seed,
+            quick=config.quick,
         )
         steps = [*QUESTIONS, *STUDIES] if config.studies else QUESTIONS
         steps = [step for step in steps if step.seeds is None or count < step.seeds]

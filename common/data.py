@@ -14,6 +14,7 @@ from common.run import InputError, generator
 
 VALIDATION_SHARE = 12  # one in twelve of the training file: 5,000 of 60,000 images
 TEST_IMAGES = 10_000  # QMNIST's test file holds 60,000, of which the first 10,000 are MNIST's
+QUICK_IMAGES = {"train": 6_000, "test": 1_000}  # of each file, where a look is all that is wanted
 FIRST_IMAGES = 100  # the exercise's few examples are the first 100 of the training file
 
 
@@ -51,19 +52,26 @@ class Dataset:
     sha256: str
 
 
-def load(dataset: str, data_dir: Path | str, device: torch.device | str = "cpu") -> Dataset:
+def load(
+    dataset: str, data_dir: Path | str, device: torch.device | str = "cpu", quick: bool = False
+) -> Dataset:
     """Load ``dataset``, fetching what is missing into ``data_dir``; InputError when the files
     cannot be had.
 
     The 60,000 training images give 55,000 to train on and 5,000 for validation, the same for every
     script and seed. The first 100 are never drawn for validation and train keeps the order of the
     file, so that its first 100 are those of the exercise. The test split has 10,000 images.
+    ``quick`` takes the first tenth of each file.
     """
     try:
         files = download.prepare(dataset, Path(data_dir))
     except OSError as error:
         raise InputError(str(error)) from error
     images, labels, test_images, test_labels = (parse_idx(file.content) for file in files)
+    if quick:
+        images, labels = images[: QUICK_IMAGES["train"]], labels[: QUICK_IMAGES["train"]]
+        test_images = test_images[: QUICK_IMAGES["test"]]
+        test_labels = test_labels[: QUICK_IMAGES["test"]]
 
     order = torch.randperm(len(images) - FIRST_IMAGES, generator=generator(0, "validation split"))
     is_validation = torch.zeros(len(images), dtype=torch.bool)

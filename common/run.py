@@ -39,6 +39,7 @@ LIMITS = {
     "learning_rate": (1e-9, math.inf),
     "label_smoothing": (0, 1),
 }
+OUTPUT_DIR = REPOSITORY / "outputs"
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
 
 
@@ -64,15 +65,21 @@ class Options:
     """Which images; "own" reads four IDX files of 28x28 images in the data folder."""
     data_dir: Path = DATA_DIR
     """Folder of the raw data files; what is missing is fetched into it."""
-    output_dir: Path = REPOSITORY / "outputs"
+    output_dir: Path = OUTPUT_DIR
     """Folder of the results; each script writes into a subfolder of its own name."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes a GPU when there is one."""
     seed: int = 0
     """Seed of every random choice: same seed, machine and thread count, same bits."""
+    quick: bool = False
+    """A look at every figure: a tenth of the images, and no number worth keeping. Results go to
+    outputs/quick, unless an output folder is given.
+    """
 
     def __post_init__(self) -> None:
         require_limits(self)
+        if self.quick and self.output_dir == OUTPUT_DIR:
+            object.__setattr__(self, "output_dir", OUTPUT_DIR / "quick")  # self is frozen
 
 
 def require_limits(options: Any) -> None:
@@ -170,6 +177,10 @@ class Results:
         self.started = time.perf_counter()
         self.config = config
         self.device = select_device(config.device)
+        if config.quick:
+            from common.figures import style
+
+            style.MARKS.append("quick")
         self.needed = read_needed(name, needs, config)
         target = config.output_dir / name
         try:
@@ -283,6 +294,7 @@ def read_needed(name: str, needs: tuple[str, ...], config: Options) -> dict[str,
             written
             and written["options"]["dataset"] == config.dataset
             and written["options"]["seed"] == config.seed
+            and written["options"].get("quick", False) == config.quick
         ):
             found[step] = written
         else:
@@ -315,7 +327,7 @@ def shared_options(config: Options) -> list[str]:
     for name in ("dataset", "seed", "data_dir", "output_dir"):
         if getattr(config, name) != getattr(Options, name):
             words += [f"--{name.replace('_', '-')}", str(getattr(config, name))]
-    return words
+    return words + ["--quick"] * config.quick
 
 
 def saved_options(config: Options) -> dict[str, Any]:

@@ -373,7 +373,7 @@ def plot_latents(results: run.Results, sweep: pandas.DataFrame) -> None:
 
 def main(config: Config) -> None:
     results = run.start("studies/architecture", config)
-    mnist = data.load(config.dataset, config.data_dir, results.device)
+    mnist = data.load(config.dataset, config.data_dir, results.device, config.quick)
     as_q1 = Q1Config(epochs=config.epochs, batch_size=config.batch_size)
     recipe = dataclasses.replace(q1_recipe(as_q1), record_epochs=())
 

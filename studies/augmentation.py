@@ -206,7 +206,7 @@ def plot_images(results: run.Results, mnist: data.Dataset) -> None:
 def main(config: Config) -> None:
     needs = ("q1_autoencoder", "q4_few_shot", "q5_transfer")
     results = run.start("studies/augmentation", config, needs)
-    mnist = data.load(config.dataset, config.data_dir, results.device)
+    mnist = data.load(config.dataset, config.data_dir, results.device, config.quick)
     pretrained = checkpoint.load(results.path_of("q1_autoencoder"), results.device).encoder
 
     # Q4's labelled subsets.

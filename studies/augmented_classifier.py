@@ -174,7 +174,7 @@ def plot(results: run.Results, variants: list[Variant]) -> None:
 def main(config: Config) -> None:
     needs = ("q1_autoencoder", "q2_classifier", "q3_frozen_decoder")
     results = run.start("studies/augmented_classifier", config, needs)
-    mnist = data.load(config.dataset, config.data_dir, results.device)
+    mnist = data.load(config.dataset, config.data_dir, results.device, config.quick)
     q1_options = results.options_of("q1_autoencoder")
     decoder_recipe = dataclasses.replace(q1_recipe(q1_options), record_epochs=())
 

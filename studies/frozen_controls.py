@@ -252,7 +252,7 @@ def plot_latents(results: run.Results, numbers: pandas.DataFrame, encoders: list
 def main(config: Config) -> None:
     needs = ("q1_autoencoder", "q2_classifier", "q3_frozen_decoder")
     results = run.start("studies/frozen_controls", config, needs)
-    mnist = data.load(config.dataset, config.data_dir, results.device)
+    mnist = data.load(config.dataset, config.data_dir, results.device, config.quick)
     q1 = checkpoint.load(results.path_of("q1_autoencoder"), results.device)
     q2 = checkpoint.load(results.path_of("q2_classifier"), results.device)
     q3 = checkpoint.load(results.path_of("q3_frozen_decoder"), results.device)

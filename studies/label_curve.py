@@ -215,7 +215,7 @@ def main(config: Config) -> None:
         "studies/pretexts",
     )
     results = run.start("studies/label_curve", config, needs)
-    mnist = data.load(config.dataset, config.data_dir, results.device)
+    mnist = data.load(config.dataset, config.data_dir, results.device, config.quick)
 
     curve = pandas.DataFrame(train_curve(results, mnist) + read_curve(results))
     means = curve.pivot_table(index="x", columns="series", values="value", sort=False).sort_index()

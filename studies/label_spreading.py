@@ -226,7 +226,7 @@ def plot_wrong(results: run.Results, labels: Tensor, subset: Subset, split: data
 def main(config: Config) -> None:
     needs = ("q1_autoencoder", "q4_few_shot", "studies/augmentation", "studies/pretexts")
     results = run.start("studies/label_spreading", config, needs)
-    mnist = data.load(config.dataset, config.data_dir, results.device)
+    mnist = data.load(config.dataset, config.data_dir, results.device, config.quick)
     graphs = build_graphs(results, mnist.train.images)
     views_encoder = load_pretext(results, "two_views")
 

@@ -283,7 +283,7 @@ def label(pretext: str) -> str:
 def main(config: Config) -> None:
     needs = ("q1_autoencoder", "q4_few_shot", "q5_transfer", "studies/augmentation")
     results = run.start("studies/pretexts", config, needs)
-    mnist = data.load(config.dataset, config.data_dir, results.device)
+    mnist = data.load(config.dataset, config.data_dir, results.device, config.quick)
 
     # The encoders.
     q1 = checkpoint.load(results.path_of("q1_autoencoder"), results.device)

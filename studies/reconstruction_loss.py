@@ -163,7 +163,7 @@ def plot_digits(results: run.Results, pairs: dict[str, Pair], test: data.Split) 
 def main(config: Config) -> None:
     needs = ("q1_autoencoder", "q2_classifier", "q3_frozen_decoder")
     results = run.start("studies/reconstruction_loss", config, needs)
-    mnist = data.load(config.dataset, config.data_dir, results.device)
+    mnist = data.load(config.dataset, config.data_dir, results.device, config.quick)
     q2 = checkpoint.load(results.path_of("q2_classifier"), results.device)
 
     # What the scripts have trained is read, the other losses are trained.

@@ -63,6 +63,12 @@ def test_the_split_of_60_000_images_is_the_published_one(tmp_path):
     # Of longer test files, as QMNIST's, the first 10,000.
     assert index_in_file(loaded.test).tolist() == list(range(10_000))
 
+    quick = data.load("own", tmp_path, quick=True)
+    members = [*index_in_file(quick.train), *index_in_file(quick.validation)]
+    assert sorted(members) == list(range(6_000)) and len(quick.validation) == 500
+    assert index_in_file(quick.test).tolist() == list(range(1_000))
+    assert quick.sha256 == loaded.sha256  # of the same files; its options say that it is quick
+
 
 def test_sha256_is_of_all_four_files_and_damaged_ones_are_refused(tmp_path, dataset):
     folder = helpers.write_idx_files(tmp_path)

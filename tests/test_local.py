@@ -4,7 +4,15 @@ import math
 import os
 from pathlib import Path
 
-from common.engines.local import STEP_MEMORY, Limits, count_workers, read_limits, run_child
+from common.engines.local import (
+    STEP_MEMORY,
+    Limits,
+    arguments_of,
+    count_workers,
+    read_limits,
+    run_child,
+)
+from common.run import Options
 
 
 def test_what_a_control_group_allows_is_read(tmp_path: Path):
@@ -39,6 +47,13 @@ def test_what_a_control_group_allows_is_read(tmp_path: Path):
 def test_there_is_always_a_worker_and_never_more_than_cores():
     assert STEP_MEMORY > 1e9
     assert 1 <= count_workers() <= os.cpu_count()
+
+
+def test_a_step_gets_every_option_and_a_flag_only_if_it_is_set():
+    words = arguments_of("studies/ablation", Options(seed=3, quick=True))
+    assert words[0] == "studies.ablation" and words[-1] == "--quick"
+    assert words[words.index("--seed") + 1] == "3"
+    assert "--quick" not in arguments_of("q1_autoencoder", Options())
 
 
 def test_a_child_is_run_in_its_folder_with_one_thread_until_it_is_stopped(tmp_path: Path):

@@ -284,7 +284,11 @@ def test_a_run_needs_whole_results_of_the_same_images_and_seed_and_writes_down_w
 
     assert all(command in refused() for command in commands)
     finish_step(tmp_path, needs[0], dataset="own", seed=3)
-    for options in ({"dataset": "mnist", "seed": 3}, {"dataset": "own", "seed": 0}):
+    for options in (
+        {"dataset": "mnist", "seed": 3},
+        {"dataset": "own", "seed": 0},
+        {"dataset": "own", "seed": 3, "quick": True},
+    ):
         finish_step(tmp_path, needs[1], **options)
         assert commands[1] in refused() and commands[0] not in refused()
     first = results.read_config(tmp_path / needs[0])
@@ -299,6 +303,12 @@ def test_a_run_needs_whole_results_of_the_same_images_and_seed_and_writes_down_w
     assert commands[0] in refused()
     names = [path.name for path in tmp_path.iterdir()]
     assert sorted(names) == ["q1_autoencoder", "q5_transfer", "studies"]
+
+
+def test_a_quick_run_has_a_folder_of_its_own_unless_one_is_given(tmp_path):
+    assert run.Options(quick=True).output_dir == run.OUTPUT_DIR / "quick"
+    assert run.Options(quick=True, output_dir=tmp_path).output_dir == tmp_path
+    assert run.Options().output_dir == run.OUTPUT_DIR
 
 
 def test_what_an_earlier_step_left_can_be_read(tmp_path):

@@ -75,7 +75,11 @@ def arguments_of(step: str, options: Options) -> list[str]:
     """Return the module of a step ("studies/ablation" is studies.ablation) and its options."""
     words = [step.replace("/", ".")]
     for name, value in vars(options).items():
-        words += [f"--{name.replace('_', '-')}", str(value)]
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [option] * value
+        else:
+            words += [option, str(value)]
     return words
 
 

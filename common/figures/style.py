@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 WIDTH = 8.0  # inches, of every figure: 1,280 pixels
 TITLE_COLUMNS = 84  # characters
+MARKS: list[str] = []  # words before every title; a quick run is marked so
 BASELINE = "#666666"  # baselines and controls
 COLOURS = {
     # models
@@ -62,6 +63,7 @@ def figure(path: Path, height: float, title: str, caption: str) -> Iterator[Figu
 
     Title and caption are also kept in the file, as PNG text: ``texts`` reads them.
     """
+    title = ": ".join([*MARKS, title])
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's settings
         matplotlib.rcParams.update(STYLE)

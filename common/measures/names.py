@@ -62,6 +62,9 @@ MEASURES = {
     "slant_slope": Measure(
         "slant of the reconstruction for each of the original's", 2, tolerance=0.05
     ),
+    "reading_difference_error": Measure(
+        "standard error over test images, of Q3 minus Q1 read as their digit", 2, percent=True
+    ),
     "pixel_silhouette": Measure("silhouette of the reconstructions, in pixels", 3, tolerance=0.02),
     # of latents
     "slant_r2": Measure("slant predicted within a digit, R²", 3, better="higher", tolerance=0.03),

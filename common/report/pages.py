@@ -118,6 +118,8 @@ def place(path: Path) -> tuple[int, str]:
 def notices(published: Published) -> list[str]:
     """Return what a reader has to know of results that are missing, left out or out of date."""
     lines = []
+    if any(result.config["options"].get("quick") for result in published.firsts.values()):
+        lines.append("Of a quick run, on a tenth of the images: no number here is worth keeping.")
     scripts = sorted(path.stem for path in run.REPOSITORY.glob("q[1-9]_*.py"))
     missing = [f"python {name}.py" for name in scripts if name not in published.firsts]
     if missing:

@@ -7,9 +7,11 @@ verdict counts. Controls stand beside it and have no verdict.
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import pandas
+from scipy import stats
 
 from common.measures.names import MEASURES
 from common.measures.statistics import Interval, interval
@@ -37,6 +39,7 @@ class Comparison:
     before: Number | float
     # Where the sentence wants the difference; of a control nothing is wanted.
     wanted: Literal["higher", "lower", ""] = ""
+    sampling_error: Number | None = None  # a standard error over test images, to be counted too
 
     def __str__(self) -> str:
         """Return what is compared, in words."""
@@ -46,6 +49,8 @@ class Comparison:
             words += ", labelled minus test images"
         if after.subset == REPORT:
             words += ", the report's subset"
+        if self.sampling_error:
+            words += ", if test images are resampled too"
         if isinstance(before, Number):
             return f"{words}, {after.model} minus {before.model}"
         return f"{words}, {after.model}" + (f" minus {before:g}" if before else "")
@@ -184,7 +189,14 @@ CLAIMS = [
         "(c)",
         "Separation between digits is about the same in Q3, or slightly higher.",
         primary=[q3_minus_q1("pixel_silhouette", "higher")],
-        beside=[q3_minus_q1("reading_accuracy"), q3_minus_q1("latent_silhouette")],
+        beside=[
+            q3_minus_q1("reading_accuracy"),
+            dataclasses.replace(
+                q3_minus_q1("reading_accuracy"),
+                sampling_error=Number(Q3, "Q3", "reading_difference_error"),
+            ),
+            q3_minus_q1("latent_silhouette"),
+        ],
     ),
     Claim(
         "(c), its reason, first half",
@@ -254,6 +266,13 @@ def verdict(difference: Interval, wanted: str) -> str:
     return REFUTED if high < 0 else NOT_SHOWN
 
 
+def widened(difference: Interval, sampling_error: float) -> Interval:
+    """Return a 95 % interval that counts an independent standard error as well."""
+    half = (difference.high - difference.low) / 2
+    half = math.hypot(half, stats.norm.ppf(0.975) * sampling_error)
+    return dataclasses.replace(difference, low=difference.mean - half, high=difference.mean + half)
+
+
 def compare(numbers: pandas.DataFrame, comparison: Comparison) -> Judged | None:
     """Return what came of a comparison; None if no seed has both sides."""
     after, before = comparison.after, comparison.before
@@ -263,6 +282,11 @@ def compare(numbers: pandas.DataFrame, comparison: Comparison) -> Judged | None:
     mean_after = tables.per_seed(numbers, after)[differences.index].mean()
     mean_before = mean_after - differences.mean()
     difference = interval(differences)
+    if comparison.sampling_error:
+        errors = tables.per_seed(numbers, comparison.sampling_error)
+        if errors.empty:
+            return None
+        difference = widened(difference, errors.mean())
     says = verdict(difference, comparison.wanted) if comparison.wanted else ""
     return Judged(comparison, [mean_after, mean_before], difference, says)
 

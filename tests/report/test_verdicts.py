@@ -1,5 +1,7 @@
 """Tests of common/report/verdicts.py and answers.py: verdicts worked by hand."""
 
+import dataclasses
+
 import pytest
 
 from common.measures.names import MEASURES
@@ -101,3 +103,15 @@ def test_there_are_three_answers(trained):
     kept = numbers.query("model == 'Q1' and measure == 'deviation_kept'").value.item()
     assert f"{kept:.3f}" in answered[0][1]
     assert answers.answer_all(numbers[numbers.step != Q3]) == answered[2:]
+
+
+def test_the_error_over_test_images_widens_the_interval(tmp_path):
+    numbers = numbers_of(tmp_path, Q1=ABOUT_09, Q3=[0.5, 0.6, 0.55], error=[0.1, 0.1, 0.1])
+    plain = Comparison(Number(Q3, "Q3", "slant_r2"), Number(Q3, "Q1", "slant_r2"))
+    resampled = dataclasses.replace(plain, sampling_error=Number(Q3, "error", "slant_r2"))
+    narrow = verdicts.compare(numbers, plain).difference
+    wide = verdicts.compare(numbers, resampled).difference
+    assert wide.mean == narrow.mean
+    half = (narrow.high - narrow.mean) ** 2 + (1.959964 * 0.1) ** 2
+    assert wide.high - wide.mean == pytest.approx(half**0.5) == wide.mean - wide.low
+    assert "resampled" in str(resampled) and "resampled" not in str(plain)
