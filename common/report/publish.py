@@ -1,4 +1,4 @@
-"""Copy what a run has to show into outputs/reference: the pages, all numbers, the figures.
+"""Copy what a run has to show into outputs/reference: pages, all numbers, figures, small weights.
 
 python -m common.report.publish --output-dir outputs    # after reproduce.py
 """
@@ -7,10 +7,11 @@ import dataclasses
 import shutil
 from pathlib import Path
 
-from common import run
+from common import checkpoint, run
 from common.report import check, pages
 from common.report import numbers as tables
 
+WEIGHTS = ("q1_autoencoder", "q2_classifier", "q3_frozen_decoder")
 PAGES = ("results.csv", "report.md", "report.html", "draw.html")
 
 
@@ -31,6 +32,12 @@ def copy_figures(source: Path, target: Path) -> None:
         shutil.copyfile(path, target / path.name)
 
 
+def copy_weights(source: Path, target: Path) -> None:
+    """Copy a step's weights as float16, half as large; they are loaded as float32."""
+    model = checkpoint.load(source / "model.safetensors")
+    checkpoint.save(target / "model.safetensors", model.half())
+
+
 def main(config: Config) -> None:
     """Publish a run of MNIST by the scripts' own options; InputError for any other."""
     published = tables.read(config.output_dir)
@@ -43,6 +50,8 @@ def main(config: Config) -> None:
     pages.write(config.output_dir)
     for step, first in published.firsts.items():
         copy_figures(first.folder, config.reference / step)
+        if step in WEIGHTS:
+            copy_weights(first.folder, config.reference / step)
     for name in PAGES:
         shutil.copyfile(config.output_dir / name, config.reference / name)
 
