@@ -111,25 +111,28 @@ def log_claims(
 def plot_claims(results: run.Results, losses: list[str]) -> None:
     """Plot the measures of (a), (b) and (c), a row for each loss."""
     scores = test_scores(results.numbers)
-    kept, rightly = {}, {}
+    kept, rightly, texts = {}, {}, []
     for loss_name in losses:
         of_q3 = scores.loc[model_name("Q3", loss_name)]
         kept[loss_name.upper()] = of_q3.deviation_kept
         rightly[loss_name.upper()] = of_q3.deviation_correlation
+        texts.append(
+            f"{of_q3.deviation_kept:.3f} and {of_q3.deviation_correlation:.3f} with"
+            f" {loss_name.upper()}"
+        )
     liveliest = max(kept, key=kept.get)
-    likest = max(rightly, key=rightly.get)
-    but = "and" if likest == liveliest else "but"
+    wrongest = min(rightly, key=rightly.get)
+    where = "and" if wrongest == liveliest else f"but with {wrongest}"
     groups = {}
     for loss_name in losses:
         models = {"Q1": model_name("Q1", loss_name), "Q3": model_name("Q3", loss_name)}
         groups[loss_name.upper()] = models
     dots.plot_groups(
         results.folder / "claims.png",
-        f"Q3's digits vary most within a class if it minimises {liveliest}, {but} they vary most"
-        f" like the originals with {likest}",
-        f"Deviation within a digit that Q3 keeps: {kept[liveliest]:.3f} with {liveliest},"
-        f" {kept[likest]:.3f} with {likest}; its correlation with the original's:"
-        f" {rightly[liveliest]:.3f} and {rightly[likest]:.3f} (seed {results.config.seed}).",
+        f"Q3's digits vary most within a class if it minimises {liveliest},"
+        f" {where} least like the originals",
+        "Deviation within a digit that Q3 keeps, and its correlation with the original's:"
+        f" {'; '.join(texts)} (seed {results.config.seed}).",
         results.numbers,
         groups,
         [

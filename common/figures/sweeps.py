@@ -88,7 +88,8 @@ def draw_series(axes: Axes, values: pandas.DataFrame, looks: dict[str, dict]) ->
     """Draw means and ranges of each series over a logarithmic x axis with a tick at each x."""
     for name, rows in values.groupby("series", sort=False):
         over_x = rows.groupby("x").value
-        axes.plot(over_x.mean(), **looks[name])
+        alone = {"markersize": 9, "markeredgecolor": "white", "zorder": 4}  # on top of a line
+        axes.plot(over_x.mean(), **looks[name] | (alone if len(over_x) == 1 else {}))
         if over_x.count().max() > 1:
             band = {"color": looks[name]["color"], "alpha": 0.2, "linewidth": 0}
             axes.fill_between(over_x.min().index, over_x.min(), over_x.max(), **band)
