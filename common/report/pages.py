@@ -48,11 +48,16 @@ class Section:
     step: str
     anchor: str
     short_name: str
-    heading: str
+    question: str
+    heading: str  # of a study its answer, which is the title of its first figure
     command: str
     figures: list[Figure]
     table: pandas.DataFrame
     compared: list[Corrected]  # empty for a question: its sentences have verdicts
+
+    def is_study(self) -> bool:
+        """Return whether it is one of the further questions."""
+        return "/" in self.step
 
 
 def write(output_dir: Path) -> Path:
@@ -81,11 +86,14 @@ def section(published: Published, output_dir: Path, step: str) -> Section:
     for path in paths:
         title, caption = style.texts(path)
         figures.append(Figure(path, path.relative_to(output_dir).as_posix(), title, caption))
+    asked = question(step)
+    has_answer = "/" in step and figures
     return Section(
         step=step,
         anchor=step.replace("/", "-"),
         short_name=short_name(step),
-        heading=heading(step),
+        question=asked,
+        heading=figures[0].title if has_answer else asked,
         command=first.config["command"],
         figures=figures,
         table=tables.table(published.numbers, step),
@@ -93,7 +101,7 @@ def section(published: Published, output_dir: Path, step: str) -> Section:
     )
 
 
-def heading(step: str) -> str:
+def question(step: str) -> str:
     """Return a script's question, with which it begins. It is not imported: that loads torch."""
     script = run.REPOSITORY / f"{step}.py"
     if not script.exists():  # results of a script that is gone
