@@ -158,13 +158,13 @@ def plot(results: run.Results, variants: list[Variant]) -> None:
     explained = scores.variance_explained
     by_warps = explained[warped.decoder] - explained[plain.decoder]
     by_smoothing = explained[smoothed.decoder] - explained[plain.decoder]
+    left = "far less of this digit" if by_smoothing < -0.05 else "about as much of this digit"
     dots.plot_panels(
         results.folder / "decoders.png",
-        f"Label smoothing changes what Q3 explains of the variance within a digit by"
-        f" {by_smoothing:+.2f}, warps by {by_warps:+.2f}",
+        f"Q2 leaves {left} for Q3 to draw if it was trained with label smoothing",
         f"Variance within a digit that Q3 explains: {explained[plain.decoder]:.3f} on the plain Q2,"
-        f" {explained[warped.decoder]:.3f} on that with warps, {explained[smoothed.decoder]:.3f} on"
-        f" that with label smoothing (seed {seed}).",
+        f" {explained[smoothed.decoder]:.3f} on that with label smoothing,"
+        f" {explained[warped.decoder]:.3f} on that with warps ({by_warps:+.3f}; seed {seed}).",
         results.numbers,
         [variant.decoder for variant in variants],
         ["slant_r2", "variance_explained", "deviation_correlation", "reading_accuracy"],
