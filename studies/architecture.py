@@ -12,12 +12,41 @@ At the coarsest level, 64 channels of 4 x 4, between these and 12 latents:
     no linear layer              a convolution to 3 channels of 2 x 2, the 12 latents: each of them
                                  sees only a part of the image
 
-No numbers of it are published yet.
+Mean ± standard deviation of 0 seeds, on test images:
+
+             l1  mse  weights  seconds
+    two linear layers  0
+    two, no ReLU  0
+    one linear layer  0
+    no linear layer  0
+    8 channels  0
+    4 channels  0
 
 For the dimension D of the latents, beside Q1: Q3, a decoder on a frozen classifier with as many
 latents, and PCA-D.
 
-No numbers of it are published yet.
+             l1  variance_explained  reading_accuracy  latent_correlation
+    Q1, 2 latents  0
+    Q3, 2 latents  0
+    PCA, 2 latents  0
+    Q1, 4 latents  0
+    Q3, 4 latents  0
+    PCA, 4 latents  0
+    Q1, 8 latents  0
+    Q3, 8 latents  0
+    PCA, 8 latents  0
+    Q1, 12 latents  0
+    Q3, 12 latents  0
+    PCA, 12 latents  0
+    Q1, 16 latents  0
+    Q3, 16 latents  0
+    PCA, 16 latents  0
+    Q1, 32 latents  0
+    Q3, 32 latents  0
+    PCA, 32 latents  0
+    Q1, 64 latents  0
+    Q3, 64 latents  0
+    PCA, 64 latents  0
 
 The correlation between two latents depends on their axes, and nothing in L1 prefers one set of axes
 to another: the decoder's first layer can undo any linear map of the latents.

@@ -4,7 +4,19 @@ Q2 is trained on the images as they are. Here it is trained three times more, fo
 same rates: on images that are warped anew in every batch, with smoothed labels, and with both. A
 decoder like Q3's is then trained on each of the frozen encoders.
 
-No numbers of it are published yet.
+Mean ± standard deviation of 1 seeds, on test images:
+
+                              accuracy   cross_entropy   calibration_error
+    Q2, plain                 99.19%     0.026           0.25%
+    Q2, warps                 99.36%     0.019           0.08%
+    Q2, smoothing             99.18%     0.118           9.05%
+    Q2, warps and smoothing   99.41%     0.103           8.30%
+
+                              variance_explained   deviation_kept   slant_r2
+    Q3, plain                 0.352                0.900            0.574
+    Q3, warps                 0.357                0.897            0.544
+    Q3, smoothing             0.163                0.809            0.323
+    Q3, warps and smoothing   0.228                0.847            0.447
 
 Run:     python -m studies.augmented_classifier
 Needs:   q1_autoencoder.py, q2_classifier.py and q3_frozen_decoder.py, run before with the same

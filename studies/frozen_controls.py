@@ -12,12 +12,28 @@ same loss and recipe, draw from
 and beside them stand Q1, PCA-12, and what the digit alone can give: its mean image, the best for
 the squared error, and its median image, the best for L1.
 
-No numbers of it are published yet.
+Mean ± standard deviation of 1 seeds, on test images:
+
+                     l1       variance_explained   deviation_correlation   reading_accuracy
+    Q1               0.0270   0.818                0.908                   97.27%
+    Q3, wider        0.0578   0.388                0.674                   97.45%
+    Q3               0.0600   0.352                0.652                   97.16%
+    logits           0.0740   0.140                0.511                   96.21%
+    probabilities    0.1016   -0.223               0.049                   98.80%
+    random encoder   0.0788   0.050                0.490                   66.37%
+    PCA-12           0.0948   0.410                0.654                   77.90%
+    mean image       0.1213   0.000                -                       100.00%
+    median image     0.1014   -0.252               -                       100.00%
 
 What can be *read* from the latents is evidence for claim (a): slant, thickness and size, predicted
 within each digit by the mean of 20 neighbours and by a ridge regression.
 
-No numbers of it are published yet.
+                     slant_r2   slant_ridge_r2   thickness_r2   thickness_ridge_r2
+    Q1               0.940      0.949            0.875          0.943
+    Q2               0.574      0.617            0.168          0.159
+    logits           0.382      0.345            0.106          0.116
+    probabilities    0.205      -3.657           0.071          -1.093
+    random encoder   0.666      0.568            0.323          0.265
 
 Probabilities hold as much as logits do, up to a common offset. But most of them are next to 0,
 where neither a decoder nor a regression sees what tells them apart.

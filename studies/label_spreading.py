@@ -12,9 +12,18 @@ from image to image (Zhou et al. 2004); the neighbours are those among
 
 Then a new classifier is trained on all images with these labels, augmented: the labels are all that
 differs. The last row starts from the encoder of two views in the place of random weights, and
-trains twice as long. Mean and standard deviation over balanced subsets, in %:
+trains twice as long. Share of right labels among those passed on, and test accuracy: mean ±
+standard deviation over the balanced subsets of 1 seeds, three each:
 
-No numbers of it are published yet.
+                                    accuracy/unlabelled   accuracy
+    scratch, augmented              -                     96.99% ± 0.63
+    labels by Q4's answers          96.50% ± 0.46         97.88% ± 0.15
+    labels by PCA-48                95.08% ± 0.52         97.51% ± 0.23
+    labels by Q1's latents          96.93% ± 0.08         98.01% ± 0.13
+    labels by un-warped latents     97.10% ± 0.10         97.91% ± 0.16
+    labels by views' latents        95.33% ± 0.88         97.59% ± 0.16
+    labels by pixels and views      97.86% ± 0.04         97.93% ± 0.16
+    the same, from views' encoder   -                     98.50% ± 0.07
 
 Like for like: Poisson learning spreads 100 labels over a graph of 20 latents of a variational
 autoencoder, and labels 95.9 +- 0.4 % of MNIST rightly (Calder et al. 2020).

@@ -20,16 +20,15 @@ class Measure:
 
     def format(self, value: float) -> str:
         """Return a value as text, with its unit: 0.0266, 98.9%."""
-        if self.percent:
-            return f"{100 * value:.{self.digits}f}%"
-        return f"{value:,.{self.digits}f}"
+        return f"{self._shown(value):,.{self.digits}f}" + ("%" if self.percent else "")
 
     def format_difference(self, value: float) -> str:
         """Return a difference of two values as text, with its sign: -0.0012, +6.9 points."""
-        shown = round(100 * value if self.percent else value, self.digits) + 0.0  # no -0.0
-        if self.percent:
-            return f"{shown:+.{self.digits}f} points"
-        return f"{shown:+,.{self.digits}f}"
+        return f"{self._shown(value):+,.{self.digits}f}" + (" points" if self.percent else "")
+
+    def _shown(self, value: float) -> float:
+        """Return a value as it is shown: rounded, and 0 in the place of -0."""
+        return round(100 * value if self.percent else value, self.digits) + 0.0
 
 
 MEASURES = {
