@@ -2,6 +2,7 @@
 
 import itertools
 
+import matplotlib.colors
 import numpy
 import pandas
 import pytest
@@ -68,3 +69,13 @@ FIGURES = [
 def test_a_figure_is_written_with_its_title_and_caption(plot, arguments, tmp_path):
     plot(tmp_path / "figure.png", TITLE, CAPTION, *arguments)
     assert style.texts(tmp_path / "figure.png") == (TITLE, CAPTION)
+
+
+@pytest.mark.parametrize("colour", sorted({*style.COLOURS.values(), style.BASELINE}))
+def test_a_colour_is_dark_enough_for_small_text_on_white(colour):
+    """By WCAG 2.2: relative luminance, and a contrast of 4.5 to 1 or more."""
+    linear = []
+    for value in matplotlib.colors.to_rgb(colour):
+        linear.append(value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4)
+    luminance = numpy.dot([0.2126, 0.7152, 0.0722], linear)
+    assert 1.05 / (luminance + 0.05) >= 4.5

@@ -37,7 +37,7 @@ COLOURS = {
     "frozen, all labels": "#0B7A8A",
     "scratch, augmented": "#5B6C8F",
     "frozen, augmented": "#0B7A8A",
-    "fine-tuned, augmented": "#C4604F",
+    "fine-tuned, augmented": "#B0503F",
 }
 STYLE = {
     "axes.axisbelow": True,
