@@ -48,6 +48,9 @@ latents, and PCA-D.
     Q3, 64 latents  0
     PCA, 64 latents  0
 
+(a) and (b) hold with every number of latents. That Q1's and Q3's digits are read about equally
+well, (c), is a matter of 12: with fewer latents Q3's are read far better, with more of them Q1's.
+
 The correlation between two latents depends on their axes, and nothing in L1 prefers one set of axes
 to another: the decoder's first layer can undo any linear map of the latents.
 

@@ -24,6 +24,10 @@ Test accuracy, mean ± standard deviation over the balanced subsets of 2 seeds, 
     frozen                             88.92% ± 1.73   84.15% ± 0.40
     frozen, augmented                  90.69% ± 2.67   89.95% ± 0.59
 
+Augmentation is all that helps: as many steps on the images as they are do worse than Q4's. Once the
+images are augmented, Q1's encoder adds nothing that could be shown, at this rate or at Q5's, and
+frozen it is in the way.
+
 That pretraining is worth less the more the images are augmented was found by Zoph et al. 2020
 (Rethinking Pre-training and Self-training) for object detection on COCO; there, self-training still
 helped: studies/label_spreading.py. Pretrained weights may want a lower rate than random ones, so

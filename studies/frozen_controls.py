@@ -35,6 +35,11 @@ within each digit by the mean of 20 neighbours and by a ridge regression.
     probabilities    0.205      -3.657           0.071          -1.093
     random encoder   0.666      0.568            0.323          0.265
 
+So the reason does not hold: from probabilities a decoder draws little more than the digit's median
+image, from logits it explains some of the variance, and from the latents far more. A random
+encoder's latents tell thickness better than Q2's, by either probe, and slant by neighbours alone:
+it is training to classify that takes thickness away. Yet a decoder draws hardly anything from them.
+
 Probabilities hold as much as logits do, up to a common offset. But most of them are next to 0,
 where neither a decoder nor a regression sees what tells them apart.
 

@@ -14,6 +14,12 @@ Mean ± standard deviation of 1 seeds, on test images:
     Q3, MSE   0.708            0.690                   0.476                0.117
     Q3, BCE   0.706            0.689                   0.475                0.118
 
+(a) does not depend on the loss: Q3's latents are Q2's, and Q1's tell as much of a digit with each.
+(b) and (c) hold with each. But with L1 (b) is a small difference: a decoder in doubt then commits
+itself to one digit, so that Q3's digits vary nearly as much as the originals, and less like them
+than with the other two. Correlation, deviation kept and variance explained are no three witnesses:
+each follows from the other two.
+
 Four public answers to the exercise disagree about (b), and it is not the loss that sets them apart:
 the code of all four minimises L1 (aviv15s/IDL_ex2, ErelNahum/IDL_ex2, ofritabib/deep-learning-ex2,
 NathanP23/Introduction-to-Deep-Learning-67822). Two of them decode the classifier's 10 logits:
