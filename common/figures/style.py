@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-WIDTH = 8.0  # inches, of every figure: 1,280 pixels
+WIDTH = 8.0  # inches, of every figure: 1,040 pixels
 TITLE_COLUMNS = 84  # characters
 MARKS: list[str] = []  # words before every title; a quick run is marked so
 BASELINE = "#666666"  # baselines and controls
@@ -48,7 +48,7 @@ STYLE = {
     "image.cmap": "gray_r",  # ink on paper
     "legend.frameon": False,
     "legend.fontsize": 9,
-    "savefig.dpi": 160,
+    "savefig.dpi": 130,
 }
 
 
