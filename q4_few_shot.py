@@ -177,7 +177,7 @@ def plot_classifier(results: run.Results) -> None:
     """Plot the report's graphs of the classifier, loss and accuracy, on both kinds of subsets."""
     means = balanced_means(results.numbers, "scratch")
     gain = means["gain_after_fitted"]
-    then = "still gets better" if gain > 0 else "gets no better"
+    then = "still gets better" if gain > 0.01 else "gets little better"
     curves.plot_few_shot(
         results.folder / "classifier.png",
         f"The classifier learns its 100 labels by heart, and then {then} on test images",
@@ -197,7 +197,7 @@ def plot_autoencoder(
     history = results.history
     curves.plot_few_shot(
         results.folder / "autoencoder_loss.png",
-        "The autoencoder redraws the images it was trained on better than others: it over-fits",
+        "The autoencoder redraws the images it was trained on far better than others",
         f"Curves are of the first {CURVE_IMAGES:,} test images (seed {results.config.seed}).",
         history,
         ["autoencoder"],
@@ -215,7 +215,7 @@ def plot_autoencoder(
         rows.append(images.Row(name, frames[step]))
     images.plot_rows(
         results.folder / "reconstructions.png",
-        "The autoencoder ends with its own images, and with something like them for all others",
+        "The autoencoder redraws the images it was trained on, and all others like one of them",
         f"The first labelled and the first test image of each digit from 5 to 9, {subset.name}"
         f" (seed {results.config.seed}).",
         rows,

@@ -146,7 +146,7 @@ def plot(results: run.Results, numbers: pandas.DataFrame, history: pandas.DataFr
     seed = results.config.seed
     curves.plot_few_shot(
         results.folder / "curves.png",
-        "From scratch, fine-tuned and frozen: test images follow the labelled ones at a distance",
+        "From scratch, fine-tuned and frozen: test images stay behind the labelled ones",
         f"Curves are of the first {CURVE_IMAGES:,} test images (seed {seed}).",
         history,
         ["scratch", "fine-tuned", "frozen"],

@@ -177,10 +177,7 @@ class Results:
         self.started = time.perf_counter()
         self.config = config
         self.device = select_device(config.device)
-        if config.quick:
-            from common.figures import style
-
-            style.MARKS.append("quick")
+        mark_figures(config)
         self.needed = read_needed(name, needs, config)
         target = config.output_dir / name
         try:
@@ -272,6 +269,16 @@ class Results:
             reason = f"cannot put results into {self.workspace.target} ({error.strerror})"
             raise RunError(f"{reason}: they are finished, in {kept}") from error
         print(f"figures and numbers: {self.workspace.target}")
+
+
+def mark_figures(config: Options) -> None:
+    """Have every figure's title say what is not as published: a quick run, another data set."""
+    from common.figures import style
+
+    if config.quick:
+        style.MARKS.append("quick")
+    if config.dataset != "mnist":
+        style.MARKS.append(config.dataset)
 
 
 def start(name: str, config: Options, needs: tuple[str, ...] = ()) -> Results:

@@ -132,11 +132,11 @@ ROWS: dict[str, list[Row]] = {
 
 
 @functools.cache
-def load(dataset: str, data_dir: Any) -> data.Dataset:
+def load(dataset: str, data_dir: Any, quick: bool) -> data.Dataset:
     """Load the data once in each process."""
     torch.set_num_threads(1)
     run.select_device("cpu")
-    return data.load(dataset, data_dir)
+    return data.load(dataset, data_dir, quick=quick)
 
 
 def l1_loss(
@@ -236,7 +236,7 @@ def train_on_subset(
 @functools.cache
 def pretrain(config: Config, seed: int) -> Encoder:
     """Train Q1 and return its encoder, once in each process."""
-    mnist = load(config.dataset, config.data_dir)
+    mnist = load(config.dataset, config.data_dir, config.quick)
     changes = {"epochs": config.epochs} if config.epochs else {}
     q1 = q1_autoencoder.Config(seed=seed, **changes)
     model = q1_autoencoder.build(q1).to(memory_format=torch.channels_last)
@@ -247,7 +247,7 @@ def pretrain(config: Config, seed: int) -> Encoder:
 
 def measure(config: Config, seed: int, rows: list[Row]) -> list[dict[str, Any]]:
     """Train rows of the table with one seed; return a record for each fit and measure."""
-    mnist = load(config.dataset, config.data_dir)
+    mnist = load(config.dataset, config.data_dir, config.quick)
     records = []
     for row in rows:
         changes = dict(row.changes)
@@ -289,7 +289,7 @@ def compare(records: pandas.DataFrame, measure_name: str) -> pandas.DataFrame:
         if len(fits) > 1:
             line[form.words] += f" ± {form.format(fits.std()).removesuffix('%')}"
         line["difference"] = line["evidence"] = ""
-        if name != RECIPE:
+        if name != RECIPE and len(per_seed) > 1:
             found = interval(per_seed[name] - per_seed[RECIPE])
             low, high = (form.format_difference(end) for end in (found.low, found.high))
             mean = form.format_difference(found.mean).removesuffix(" points")
@@ -310,7 +310,8 @@ def to_markdown(table: pandas.DataFrame) -> str:
 
 def main(config: Config) -> None:
     results = run.start(f"studies/ablation/{config.table}", config)
-    mnist = data.load(config.dataset, config.data_dir)  # fetched once, before the workers read it
+    # Fetched once, before the workers read it.
+    mnist = data.load(config.dataset, config.data_dir, quick=config.quick)
 
     # A process for each core, with one thread each. With Q1's encoder: a process for each seed.
     rows = ROWS[config.table]

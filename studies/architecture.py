@@ -83,7 +83,7 @@ from q2_classifier import build as build_q2
 from q2_classifier import loss as q2_loss
 from q2_classifier import recipe as q2_recipe
 from q3_frozen_decoder import build as build_q3
-from q3_frozen_decoder import claim_a, claim_b, claim_c, test_scores, train_decoder
+from q3_frozen_decoder import claim_a, claim_b, claim_c, refuse_black, test_scores, train_decoder
 
 LATENTS = 12  # of the networks that differ in something else
 CHANNELS = 16  # of Q1's first layer; the following ones have twice and four times as many
@@ -343,7 +343,8 @@ def sweep_latents(
         q1 = q1_of_12  # trained already
         if latents != LATENTS:
             q1 = build_q1(latents, config.seed).to(**place)
-            train_q1(q1, mnist, recipe, config.seed)
+            seconds = train_q1(q1, mnist, recipe, config.seed)
+            log_size(results, f"Q1, {latents} latents", q1, seconds)
         log("Q1", latents, claims.of_model(q1))
 
         options = Q2Config(latent_dim=latents, epochs=config.epochs, seed=config.seed)
@@ -354,6 +355,7 @@ def sweep_latents(
 
         q3 = build_q3(q2.encoder, config.seed).to(**place)
         train_decoder(q3, mnist, recipe, "l1", config.seed)
+        refuse_black(q3, mnist)
         log("Q3", latents, claims.of_model(q3))
 
         from_pca = reconstructions.pca_reconstruct(train_images, test_images, latents)

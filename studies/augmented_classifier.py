@@ -48,7 +48,7 @@ from q2_classifier import build as build_q2
 from q2_classifier import loss as q2_loss
 from q2_classifier import recipe as q2_recipe
 from q3_frozen_decoder import build as build_q3
-from q3_frozen_decoder import claim_a, claim_b, claim_c, test_scores, train_decoder
+from q3_frozen_decoder import claim_a, claim_b, claim_c, refuse_black, test_scores, train_decoder
 
 CALIBRATION_BINS = 15  # as many as in Guo et al. 2017
 
@@ -209,6 +209,7 @@ def main(config: Config) -> None:
         decoder = build_q3(classifiers[variant].encoder, config.seed)
         decoder.to(results.device, memory_format=torch.channels_last)
         train_decoder(decoder, mnist, decoder_recipe, q1_options.loss, config.seed)
+        refuse_black(decoder, mnist)
         decoders[variant] = decoder
 
     reader_epochs = results.options_of("q3_frozen_decoder").reader_epochs
@@ -222,6 +223,9 @@ def main(config: Config) -> None:
     plot(results, [plain, *augmented])
 
     scores = test_scores(results.numbers)
+    changes = scores.variance_explained[augmented[1].decoder]
+    changes -= scores.variance_explained[plain.decoder]
+    print(f"label smoothing changes the variance that Q3 explains by {changes:+.3f}")
     for variant in (plain, *augmented):
         accuracy = scores.accuracy[variant.classifier]
         explained = scores.variance_explained[variant.decoder]

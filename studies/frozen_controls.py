@@ -41,7 +41,9 @@ encoder's latents tell thickness better than Q2's, by either probe, and slant by
 it is training to classify that takes thickness away. Yet a decoder draws hardly anything from them.
 
 Probabilities hold as much as logits do, up to a common offset. But most of them are next to 0,
-where neither a decoder nor a regression sees what tells them apart.
+where a decoder does not see what tells them apart. What it draws from them is hardly better than
+the mean image in squared error, so that it minimises cross-entropy in many of its steps, as Q1 does
+in its first ones (common/losses.py).
 
 Run:     python -m studies.frozen_controls
 Needs:   q1_autoencoder.py, q2_classifier.py and q3_frozen_decoder.py, run before with the same

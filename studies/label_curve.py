@@ -34,7 +34,8 @@ Test accuracy, mean ± standard deviation over the balanced subsets of 1 seeds, 
     frozen, 100 per digit              93.73% ± 0.10
     two views, frozen, 100 per digit   97.73% ± 0.07
 
-Its last rows say what the labels are worth: how many per digit it takes from scratch to get as far.
+What it prints last is what labels are worth: how many per digit it takes from scratch to get as
+far.
 
 Run:     python -m studies.label_curve
 Needs:   q1_autoencoder.py, q4_few_shot.py, q5_transfer.py, studies/augmentation.py and

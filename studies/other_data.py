@@ -71,7 +71,7 @@ def read_all(config: Config) -> dict[str, pandas.DataFrame]:
     """Return all numbers of all seeds by data set; those that are not there are left out."""
     found = {config.dataset: tables.read(config.output_dir).numbers}
     for name in config.others:
-        if tables.find_steps(config.output_dir / name):
+        if set(FIVE) <= set(tables.find_steps(config.output_dir / name)):
             found[name] = tables.read(config.output_dir / name).numbers
     return found
 
@@ -131,6 +131,7 @@ def plot_claims(results: run.Results, judged: pandas.DataFrame, datasets: list[s
     groups = {}
     for dataset in datasets:
         groups[dataset] = {"Q1": f"{dataset}, Q1", "Q3": f"{dataset}, Q3"}
+    judged = judged[judged.verdict != ""].drop_duplicates(["dataset", "comparison"])
     signs = judged.pivot_table("mean", ["claim", "comparison"], "dataset")[datasets].dropna() > 0
     is_alike = signs.nunique(axis=1) == 1
     seeds = judged.groupby("dataset").n.max()[datasets]
@@ -166,11 +167,12 @@ def plot_labels(results: run.Results, judged: pandas.DataFrame, datasets: list[s
         if (dataset, AUGMENTED_ENCODER) in gains:
             text += f" ({100 * gains[dataset, AUGMENTED_ENCODER]:+.1f} on augmented images)"
         texts.append(text)
+    worth = gains.xs(ENCODER, level="claim")
     dots.plot_groups(
         results.folder / "labels.png",
-        f"With 100 labels Q1's encoder is worth {', '.join(texts)}",
-        "Test accuracy, means over balanced subsets and seeds. Augmentation was made for"
-        " handwriting.",
+        f"With 100 labels Q1's encoder is worth most on {worth.idxmax()}",
+        f"Fine-tuned minus scratch: {', '.join(texts)}. Test accuracy, means over balanced subsets"
+        " and seeds. Augmentation was made for handwriting.",
         results.numbers,
         groups,
         ["accuracy"],

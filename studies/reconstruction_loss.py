@@ -6,7 +6,7 @@ squared error (MSE) and binary cross-entropy (BCE), and the report's claims are 
 
 Mean ± standard deviation of 1 seeds, on test images:
 
-              deviation_kept   deviation_correlation   variance_explained   pixel_silhouette
+              slant_r2   deviation_kept   deviation_correlation   pixel_silhouette
     Q1, L1    0.988            0.908                   0.818                0.057
     Q1, MSE   0.923            0.919                   0.845                0.063
     Q1, BCE   0.929            0.917                   0.841                0.063
@@ -48,7 +48,15 @@ from q1_autoencoder import build as build_q1
 from q1_autoencoder import loss as q1_loss
 from q1_autoencoder import recipe as q1_recipe
 from q3_frozen_decoder import build as build_q3
-from q3_frozen_decoder import claim_a, claim_b, claim_c, claim_c_latents, test_scores, train_decoder
+from q3_frozen_decoder import (
+    claim_a,
+    claim_b,
+    claim_c,
+    claim_c_latents,
+    refuse_black,
+    test_scores,
+    train_decoder,
+)
 
 EXAMPLES = 2  # images of each digit in digits.png
 
@@ -88,6 +96,7 @@ def train_pair(
 
     q3 = build_q3(q2_encoder, options.seed).to(**place)
     train_decoder(q3, mnist, recipe, loss_name, options.seed)
+    refuse_black(q3, mnist)
     return Pair(q1, q3)
 
 

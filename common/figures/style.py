@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 WIDTH = 8.0  # inches, of every figure: 1,040 pixels
 TITLE_COLUMNS = 84  # characters
-MARKS: list[str] = []  # words before every title; a quick run is marked so
+MARKS: list[str] = []  # words before every title; see run.mark_figures
 BASELINE = "#666666"  # baselines and controls
 COLOURS = {
     # models

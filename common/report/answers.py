@@ -23,8 +23,8 @@ class Answer:
 ANSWERS = [
     Answer(
         "What does an encoder keep that must give the whole image back?",
-        "Of how images of the same digit differ, Q1 explains a share of {}. Its digits vary {}"
-        " times as much as the originals; their deviations correlate with {}.",
+        "How the digit was written: of the variance within a digit Q1 explains {}. Its digits vary"
+        " {} times as much as the originals, and in the same way (correlation {}).",
         [
             Number(Q3, "Q1", "variance_explained"),
             Number(Q3, "Q1", "deviation_kept"),
@@ -33,8 +33,9 @@ ANSWERS = [
     ),
     Answer(
         "And one that only has to name the digit?",
-        "Q3, a decoder on the classifier's frozen encoder, explains a share of {}. Its digits vary"
-        " {} times as much as the originals; their deviations correlate with {}.",
+        "Which digit it is: Q3, a decoder on the classifier's frozen encoder, explains {}. Its"
+        " digits vary {} times as much as the originals, but often in another way (correlation"
+        " {}).",
         [
             Number(Q3, "Q3", "variance_explained"),
             Number(Q3, "Q3", "deviation_kept"),

@@ -68,8 +68,8 @@ COMPARISONS: dict[str, list[Comparison]] = {
     LOSSES: [
         *between(LOSSES, "Q3, MSE", "Q3, L1", "deviation_kept", "deviation_correlation"),
         *between(LOSSES, "Q3, BCE", "Q3, L1", "deviation_kept", "deviation_correlation"),
-        *between(LOSSES, "Q3, MSE", "Q1, MSE", "pixel_silhouette", "reading_accuracy"),
-        *between(LOSSES, "Q3, BCE", "Q1, BCE", "pixel_silhouette", "reading_accuracy"),
+        *between(LOSSES, "Q3, MSE", "Q1, MSE", "slant_r2", "deviation_kept", "pixel_silhouette"),
+        *between(LOSSES, "Q3, BCE", "Q1, BCE", "slant_r2", "deviation_kept", "pixel_silhouette"),
     ],
     CONTROLS: [
         *between(CONTROLS, "logits", "probabilities", "variance_explained"),
@@ -128,6 +128,10 @@ COMPARISONS: dict[str, list[Comparison]] = {
             "labels by views' latents",
             "labels by pixels and views",
             "the same, from views' encoder",
+        ),
+        Comparison(
+            with_labels(SPREADING, "labels by pixels and views"),
+            with_labels(SPREADING, "labels by Q4's answers"),
         ),
         Comparison(with_labels(SPREADING, "the same, from views' encoder"), AUGMENTED),
     ],

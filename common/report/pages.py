@@ -23,7 +23,7 @@ from common.report.comparisons import Corrected
 from common.report.numbers import Published
 
 # Pictures come before curves; figures that are in neither list stand between them.
-PICTURES = ["pens.png", "digits.png", "reconstructions.png", "mistakes.png"]
+PICTURES = ["claims.png", "pens.png", "digits.png", "reconstructions.png", "mistakes.png"]
 CURVES = ["loss.png", "autoencoder_loss.png", "accuracy.png", "classifier.png", "curves.png"]
 
 
@@ -128,6 +128,9 @@ def notices(published: Published) -> list[str]:
     lines = []
     if any(result.config["options"].get("quick") for result in published.firsts.values()):
         lines.append("Of a quick run, on a tenth of the images: no number here is worth keeping.")
+    names = {result.config["options"]["dataset"] for result in published.firsts.values()}
+    if names - {"mnist"}:
+        lines.append(f'Of {", ".join(sorted(names))}: a "digit" is a class of its images.')
     scripts = sorted(path.stem for path in run.REPOSITORY.glob("q[1-9]_*.py"))
     missing = [f"python {name}.py" for name in scripts if name not in published.firsts]
     if missing:

@@ -24,12 +24,14 @@ class Config:
 
 
 def copy_figures(source: Path, target: Path) -> None:
-    """Copy a step's figures, in the place of those that are there."""
+    """Copy a step's figures, in the place of those that are there, and the table of claims."""
     target.mkdir(parents=True, exist_ok=True)
     for path in target.glob("*.png"):
         path.unlink()
     for path in source.glob("*.png"):
         shutil.copyfile(path, target / path.name)
+    if (source / "claims.csv").exists():
+        shutil.copyfile(source / "claims.csv", target / "claims.csv")
 
 
 def copy_weights(source: Path, target: Path) -> None:

@@ -32,7 +32,7 @@ def rounded(judged, digits):
     scale = 100 if MEASURES[judged.comparison.after.measure].percent else 1
     found = judged.difference
     values = (found.mean, found.low, found.high)
-    return tuple(f"{scale * value:+.{digits}f}" for value in values)
+    return tuple(f"{round(scale * value, digits) + 0.0:+.{digits}f}" for value in values)
 
 
 def assert_published(text):
