@@ -98,10 +98,11 @@ def plot_mistakes(path: Path, model: Classifier, test: data.Split, seed: int) ->
     shown = wrong[probabilities[wrong].argsort(descending=True)][:MISTAKES_SHOWN]
     texts = []
     for index in shown.tolist():
-        texts.append((f"{labels[index]} as {predicted[index]}", f"{probabilities[index]:.1%} sure"))
+        sure = f"{100 * probabilities[index]:.4g}% sure"
+        texts.append((f"{labels[index]} as {predicted[index]}", sure))
     images.plot_mistakes(
         path,
-        "Q2 is nearly sure even of its worst mistakes",
+        "Of some of its mistakes Q2 is nearly sure",
         f"The {len(shown)} of {len(wrong)} misclassified test images with the highest probability"
         f" of the wrong digit, among {len(labels):,} test images (seed {seed}).",
         test.images[shown],

@@ -22,7 +22,7 @@ import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Annotated, Protocol, TextIO
 
 try:
     import tyro
@@ -124,9 +124,9 @@ class Config(run.Options):
     """Seeds of every random choice; everything is run once for each."""
     studies: bool = False
     """Run the studies too."""
-    workers: int | None = None
+    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Steps at a time on this machine; as many as cores and memory allow, unless given."""
-    scheduler: str | None = None
+    scheduler: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Address of a Dask scheduler, to run on its workers; needs requirements-cluster.txt."""
     force: bool = False
     """Run again what is finished and unchanged."""

@@ -26,11 +26,12 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pandas
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -61,7 +62,7 @@ class Config(run.Options):
     """Class-balanced labelled subsets of each seed."""
     workers: int = os.cpu_count() or 1
     """Fits at a time, each with one thread."""
-    epochs: int | None = None
+    epochs: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Passes over the training images in Q1 and Q2, in the place of the recipes' own."""
 
 

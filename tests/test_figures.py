@@ -71,7 +71,7 @@ def test_a_figure_is_written_with_its_title_and_caption(plot, arguments, tmp_pat
     assert style.texts(tmp_path / "figure.png") == (TITLE, CAPTION)
 
 
-@pytest.mark.parametrize("colour", sorted({*style.COLOURS.values(), style.BASELINE}))
+@pytest.mark.parametrize("colour", sorted({*style.COLOURS.values(), *claims.DIGIT_COLOURS}))
 def test_a_colour_is_dark_enough_for_small_text_on_white(colour):
     """By WCAG 2.2: relative luminance, and a contrast of 4.5 to 1 or more."""
     linear = []

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy
 import pandas
 from matplotlib import patheffects
@@ -11,9 +10,11 @@ from numpy.typing import NDArray as Array
 from common.figures import dots, style
 
 PICTURE = 3.6  # inches high
-DIGIT_COLOURS = matplotlib.colormaps[
-    "tab10"
-].colors  # digits are drawn as digits: no palette keeps ten apart
+# Digits are drawn as digits: no palette keeps ten apart. All are dark enough for text.
+DIGIT_COLOURS = (
+    "#000000", "#0072B2", "#00805E", "#B54F00", "#882255",
+    "#5B6C8F", "#A36A00", "#A8538B", "#0B7A8A", "#666666",
+)  # fmt: skip
 
 
 def plot_by_digit(
