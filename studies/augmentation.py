@@ -11,18 +11,18 @@ differ in more than the images, and each has a control that differs in nothing e
                                  they are
     scratch, augmented           the same, augmented
 
-Test accuracy, mean ± standard deviation over the balanced subsets of 2 seeds, and on the report's:
+Test accuracy, mean ± standard deviation over the balanced subsets of 3 seeds, and on the report's:
 
                                        accuracy        accuracy/report
-    scratch                            75.40% ± 1.95   63.72% ± 0.25
-    scratch, augmented, short          89.66% ± 2.19   -
-    scratch, long                      72.24% ± 3.98   -
-    scratch, augmented                 96.51% ± 0.71   94.38% ± 0.14
-    fine-tuned                         84.41% ± 2.49   77.34% ± 1.15
-    fine-tuned, augmented              96.53% ± 0.68   94.34% ± 0.36
-    fine-tuned, augmented, Q5's rate   96.29% ± 0.73   -
-    frozen                             88.92% ± 1.73   84.15% ± 0.40
-    frozen, augmented                  90.69% ± 2.67   89.95% ± 0.59
+    scratch                            75.84% ± 1.71   64.82% ± 1.92
+    scratch, augmented, short          90.12% ± 1.96   -
+    scratch, long                      72.20% ± 3.23   -
+    scratch, augmented                 96.60% ± 0.71   94.33% ± 0.13
+    fine-tuned                         85.05% ± 2.35   78.13% ± 1.59
+    fine-tuned, augmented              96.59% ± 0.66   94.22% ± 0.32
+    fine-tuned, augmented, Q5's rate   96.37% ± 0.75   -
+    frozen                             89.55% ± 1.76   83.88% ± 0.55
+    frozen, augmented                  91.39% ± 2.38   90.11% ± 0.50
 
 Augmentation is all that helps: as many steps on the images as they are do worse than Q4's. Once the
 images are augmented, Q1's encoder adds nothing that could be shown, at Q5's rate it costs a little,

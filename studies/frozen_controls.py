@@ -12,33 +12,33 @@ same loss and recipe, draw from
 and beside them stand Q1, PCA-12, and what the digit alone can give: its mean image, the best for
 the squared error, and its median image, the best for L1.
 
-Mean ± standard deviation of 1 seeds, on test images:
+Mean ± standard deviation of 3 seeds, on test images:
 
-                     l1       variance_explained   deviation_correlation   reading_accuracy
-    Q1               0.0270   0.818                0.908                   97.27%
-    Q3, wider        0.0578   0.388                0.674                   97.45%
-    Q3               0.0600   0.352                0.652                   97.16%
-    logits           0.0740   0.140                0.511                   96.21%
-    probabilities    0.1016   -0.223               0.049                   98.80%
-    random encoder   0.0788   0.050                0.490                   66.37%
-    PCA-12           0.0948   0.410                0.654                   77.90%
-    mean image       0.1213   0.000                -                       100.00%
-    median image     0.1014   -0.252               -                       100.00%
+                     l1                variance_explained   deviation_correlation   reading_accuracy
+    Q1               0.0270 ± 0.0001   0.819 ± 0.002        0.908 ± 0.001           97.27% ± 0.01
+    Q3, wider        0.0582 ± 0.0005   0.382 ± 0.007        0.670 ± 0.004           97.33% ± 0.16
+    Q3               0.0606 ± 0.0005   0.346 ± 0.007        0.648 ± 0.005           96.87% ± 0.26
+    logits           0.0757 ± 0.0015   0.113 ± 0.023        0.492 ± 0.017           95.57% ± 0.58
+    probabilities    0.1018 ± 0.0002   -0.207 ± 0.015       0.051 ± 0.001           98.83% ± 0.05
+    random encoder   0.0781 ± 0.0039   0.057 ± 0.065        0.499 ± 0.033           64.76% ± 5.33
+    PCA-12           0.0948            0.410                0.654                   77.90%
+    mean image       0.1213            0.000                -                       100.00%
+    median image     0.1014            -0.252               -                       100.00%
 
 What can be *read* from the latents is evidence for claim (a): slant, thickness and size, predicted
 within each digit by the mean of 20 neighbours and by a ridge regression.
 
-                     slant_r2   slant_ridge_r2   thickness_r2   thickness_ridge_r2
-    Q1               0.940      0.949            0.875          0.943
-    Q2               0.574      0.617            0.168          0.159
-    logits           0.382      0.345            0.106          0.116
-    probabilities    0.205      -3.657           0.071          -1.093
-    random encoder   0.666      0.568            0.323          0.265
+                     slant_r2        slant_ridge_r2   thickness_r2    thickness_ridge_r2
+    Q1               0.940 ± 0.005   0.948 ± 0.001    0.874 ± 0.002   0.941 ± 0.003
+    Q2               0.551 ± 0.020   0.601 ± 0.020    0.156 ± 0.013   0.159 ± 0.003
+    logits           0.370 ± 0.013   0.303 ± 0.038    0.100 ± 0.018   0.100 ± 0.014
+    probabilities    0.210 ± 0.022   -2.414 ± 1.684   0.066 ± 0.006   -1.701 ± 0.695
+    random encoder   0.661 ± 0.031   0.536 ± 0.048    0.424 ± 0.104   0.390 ± 0.123
 
 So the reason does not hold: from probabilities a decoder draws little more than the digit's median
-image, from logits it explains some of the variance, and from the latents far more. A random
-encoder's latents tell thickness better than Q2's, by either probe, and slant by neighbours alone:
-it is training to classify that takes thickness away. Yet a decoder draws hardly anything from them.
+image, from logits it explains some of the variance, and from the latents far more. In each of these
+seeds a random encoder's latents tell thickness better than Q2's, by either probe, and slant by
+neighbours alone; so few seeds do not show it. A decoder draws hardly anything from them.
 
 Probabilities hold as much as logits do, up to a common offset. But most of them are next to 0,
 where a decoder does not see what tells them apart. What it draws from them is hardly better than

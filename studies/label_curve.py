@@ -14,25 +14,25 @@ per digit; what was trained there with as many is read, not trained again. Only 
 rate is lower with fewer labels, the best of 5 on validation images: at Q4's, fits with 5 per digit
 end at chance.
 
-Test accuracy, mean ± standard deviation over the balanced subsets of 1 seeds, three each:
+Test accuracy, mean ± standard deviation over the balanced subsets of 3 seeds, three each:
 
                                        accuracy
-    scratch, 1 per digit               40.87% ± 4.46
-    fine-tuned, 1 per digit            47.45% ± 5.53
-    frozen, 1 per digit                63.96% ± 4.74
-    two views, frozen, 1 per digit     85.08% ± 2.51
-    scratch, 5 per digit               66.52% ± 1.87
-    fine-tuned, 5 per digit            78.58% ± 0.72
-    frozen, 5 per digit                84.29% ± 1.99
-    two views, frozen, 5 per digit     96.94% ± 0.68
-    scratch, 20 per digit              86.57% ± 1.33
-    fine-tuned, 20 per digit           90.17% ± 0.43
-    frozen, 20 per digit               91.90% ± 0.60
-    two views, frozen, 20 per digit    97.75% ± 0.02
-    scratch, 100 per digit             94.73% ± 0.20
-    fine-tuned, 100 per digit          95.74% ± 0.19
-    frozen, 100 per digit              93.73% ± 0.10
-    two views, frozen, 100 per digit   97.73% ± 0.07
+    scratch, 1 per digit               40.32% ± 5.52
+    fine-tuned, 1 per digit            44.38% ± 6.00
+    frozen, 1 per digit                61.65% ± 6.53
+    two views, frozen, 1 per digit     85.69% ± 7.95
+    scratch, 5 per digit               66.10% ± 2.44
+    fine-tuned, 5 per digit            76.65% ± 1.91
+    frozen, 5 per digit                83.77% ± 2.17
+    two views, frozen, 5 per digit     96.07% ± 1.81
+    scratch, 20 per digit              86.16% ± 1.16
+    fine-tuned, 20 per digit           90.16% ± 0.38
+    frozen, 20 per digit               92.10% ± 0.72
+    two views, frozen, 20 per digit    97.57% ± 0.42
+    scratch, 100 per digit             94.49% ± 0.37
+    fine-tuned, 100 per digit          95.72% ± 0.21
+    frozen, 100 per digit              93.69% ± 0.31
+    two views, frozen, 100 per digit   97.75% ± 0.17
 
 What it prints last is what labels are worth: how many per digit it takes from scratch to get as
 far.
