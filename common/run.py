@@ -109,7 +109,10 @@ def command_line(
     try:
         description = inspect.getmodule(main).__doc__
         settings = (tyro.conf.FlagCreatePairsOff,)  # no --no-...
-        main(tyro.cli(config_class, args=arguments, description=description, config=settings))
+        config = tyro.cli(config_class, args=arguments, description=description, config=settings)
+        if isinstance(config, Options):
+            mark_figures(config)
+        main(config)
     except (InputError, RunError) as error:
         stop(str(error), error.exit_code)
     except OSError as error:
@@ -177,7 +180,6 @@ class Results:
         self.started = time.perf_counter()
         self.config = config
         self.device = select_device(config.device)
-        mark_figures(config)
         self.needed = read_needed(name, needs, config)
         target = config.output_dir / name
         try:
@@ -275,6 +277,7 @@ def mark_figures(config: Options) -> None:
     """Have every figure's title say what is not as published: a quick run, another data set."""
     from common.figures import style
 
+    style.MARKS.clear()
     if config.quick:
         style.MARKS.append("quick")
     if config.dataset != "mnist":

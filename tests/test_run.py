@@ -261,7 +261,7 @@ def test_finish_leaves_one_whole_folder_and_where_it_came_from(tmp_path, capsys)
 
     written = results.read_config(folder)
     options = {"dataset": "mnist", "seed": 5, "epochs": 3, "learning_rate": 0.5}
-    options |= {"weight_decay": 0.0, "shots": [2], "mode": "slow", "warm": False}
+    options |= {"quick": False, "weight_decay": 0.0, "shots": [2], "mode": "slow", "warm": False}
     assert written["options"] == options
     assert written["device"] == "cpu" and written["threads"] == torch.get_num_threads()
     assert written["command"] == "python test_run.py --seed 5 --shots 2 --mode slow"
