@@ -39,6 +39,7 @@ def test_trains_every_network(tmp_path, data_dir):
         "one linear layer",
         "no linear layer",
         "4 channels",
+        "Q1, 3 latents",
     }
     assert layers["two linear layers"] == layers["two, no ReLU"]
     assert set(scores.deviation_kept.dropna().index) == {

@@ -35,7 +35,7 @@ def test_every_fit_is_saved_and_measured_beside_q4_and_q5(augmented: Path):
     of_subset = accuracy[accuracy.subset == "balanced 1"]
     assert of_subset.value.nunique() > 1
     title, caption = style.texts(folder / "comparison.png")
-    assert "Q1's encoder is worth" in title and "seed 0" in caption
+    assert "Q1's encoder helps" in title and "seed 0" in caption
 
 
 def test_gains_are_paired_by_subset():
