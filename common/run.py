@@ -109,10 +109,7 @@ def command_line(
     try:
         description = inspect.getmodule(main).__doc__
         settings = (tyro.conf.FlagCreatePairsOff,)  # no --no-...
-        config = tyro.cli(config_class, args=arguments, description=description, config=settings)
-        if isinstance(config, Options):
-            mark_figures(config)
-        main(config)
+        main(tyro.cli(config_class, args=arguments, description=description, config=settings))
     except (InputError, RunError) as error:
         stop(str(error), error.exit_code)
     except OSError as error:
@@ -189,6 +186,7 @@ class Results:
                 f"cannot write to {target} ({error.strerror}): give another --output-dir"
             ) from error
         self.folder = self.workspace.folder
+        mark_figures(config)
         self._numbers: list[dict[str, Any]] = []
         self._histories: list[pandas.DataFrame] = []
 
@@ -239,6 +237,7 @@ class Results:
         """
         import torch
 
+        mark_figures(Options())  # those of another run in this process are its own
         self.numbers.to_csv(self.folder / "numbers.csv", index=False)
         if self._histories:
             self.history.to_csv(self.folder / "history.csv", index=False, float_format="%.6g")
