@@ -86,14 +86,14 @@ QUESTIONS = [
     Step(Q5, needs=(Q1, Q4), seconds=25),
 ]
 STUDIES = [
-    Step("studies/reconstruction_loss", needs=(Q1, Q2, Q3), seconds=500, seeds=3),
-    Step("studies/frozen_controls", needs=(Q1, Q2, Q3), seconds=500, seeds=3),
-    Step("studies/augmented_classifier", needs=(Q1, Q2, Q3), seconds=500, seeds=3),
-    Step("studies/architecture", needs=(), seconds=500, seeds=3),
-    Step(AUGMENTATION, needs=(Q1, Q4, Q5), seconds=300, seeds=5),
-    Step(PRETEXTS, needs=(Q1, Q4, Q5, AUGMENTATION), seconds=300, seeds=5),
-    Step("studies/label_spreading", needs=(Q1, Q4, AUGMENTATION, PRETEXTS), seconds=300, seeds=5),
-    Step("studies/label_curve", needs=(Q1, Q4, Q5, AUGMENTATION, PRETEXTS), seconds=300, seeds=5),
+    Step("studies/reconstruction_loss", needs=(Q1, Q2, Q3), seconds=660, seeds=3),
+    Step("studies/frozen_controls", needs=(Q1, Q2, Q3), seconds=660, seeds=3),
+    Step("studies/augmented_classifier", needs=(Q1, Q2, Q3), seconds=600, seeds=3),
+    Step("studies/architecture", needs=(), seconds=780, seeds=3),
+    Step(AUGMENTATION, needs=(Q1, Q4, Q5), seconds=360, seeds=5),
+    Step(PRETEXTS, needs=(Q1, Q4, Q5, AUGMENTATION), seconds=440, seeds=5),
+    Step("studies/label_spreading", needs=(Q1, Q4, AUGMENTATION, PRETEXTS), seconds=420, seeds=5),
+    Step("studies/label_curve", needs=(Q1, Q4, Q5, AUGMENTATION, PRETEXTS), seconds=120, seeds=5),
 ]
 
 

@@ -48,8 +48,9 @@ latents, and PCA-D.
     Q3, 64 latents    0.0502   0.508                97.26%             0.293
     PCA, 64 latents   0.0519   0.829                98.58%             -
 
-(a) and (b) hold with every number of latents. That Q1's and Q3's digits are read about equally
-well, (c), is a matter of 12: with fewer latents Q3's are read far better, with more of them Q1's.
+(a) and (b) point the same way with every number of latents. That Q1's and Q3's digits are read
+about equally well, (c), is a matter of 12: with 8 latents or fewer Q3's are read better, with 32 or
+more Q1's. Seconds are those of a busy machine: compare them with each other alone.
 
 The correlation between two latents depends on their axes, and nothing in L1 prefers one set of axes
 to another: the decoder's first layer can undo any linear map of the latents.

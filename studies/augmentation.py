@@ -24,9 +24,9 @@ Test accuracy, mean ± standard deviation over the balanced subsets of 3 seeds, 
     frozen                             89.55% ± 1.76   83.88% ± 0.55
     frozen, augmented                  91.39% ± 2.38   90.11% ± 0.50
 
-Augmentation is all that helps: as many steps on the images as they are do worse than Q4's. Once the
-images are augmented, Q1's encoder adds nothing that could be shown, at Q5's rate it costs a little,
-and frozen it is in the way.
+Augmentation is all that helps: as many steps on the images as they are did worse than Q4's. Once
+the images are augmented, Q1's encoder adds nothing that could be shown, at Q5's rate it costs a
+little, and frozen it is in the way.
 
 That pretraining is worth less the more the images are augmented was found by Zoph et al. 2020
 (Rethinking Pre-training and Self-training) for object detection on COCO; there, self-training still

@@ -8,7 +8,27 @@ trains nothing. It reads what these commands left, and says which of them is mis
         --output-dir outputs/fashion-mnist
     python reproduce.py --studies --seeds 0 1 2 --dataset kmnist --output-dir outputs/kmnist
 
-No numbers of it are published yet.
+Of Fashion-MNIST one seed is published, made by the five scripts and studies/augmentation.py; of
+KMNIST none. Test images; of MNIST the means of 3 seeds:
+
+                                        accuracy
+    mnist, scratch                      75.84%
+    mnist, fine-tuned                   85.05%
+    mnist, frozen                       89.55%
+    mnist, scratch, augmented           96.60%
+    fashion-mnist, scratch              69.19%
+    fashion-mnist, fine-tuned           70.10%
+    fashion-mnist, frozen               72.56%
+    fashion-mnist, scratch, augmented   67.76%
+
+                        slant_r2   thickness_r2   deviation_kept   deviation_correlation
+    mnist, Q1           0.940      0.874          0.988            0.908
+    mnist, Q3           0.551      0.156          0.896            0.648
+    fashion-mnist, Q1   0.768      0.756          0.940            0.893
+    fashion-mnist, Q3   0.507      0.278          0.835            0.694
+
+Claims (a), (b) and (c) point the same way. What Q1's encoder, or augmentation, is worth with 100
+labels does not carry over.
 
 Augmentation was made for handwriting: it bends strokes and makes them thicker or thinner, whatever
 the images are. Slant and thickness are those of the bright pixels; of clothes they say how these

@@ -14,11 +14,11 @@ Mean ± standard deviation of 2 seeds, on test images:
     Q3, MSE   0.557 ± 0.025   0.704 ± 0.005    0.686 ± 0.005           0.117 ± 0.001
     Q3, BCE   0.557 ± 0.025   0.703 ± 0.005    0.686 ± 0.005           0.118 ± 2e-04
 
-(a) does not depend on the loss: Q3's latents are Q2's, and Q1's tell as much of a digit with each.
-(b) and (c) hold with each. But with L1 (b) is a small difference: a decoder in doubt then commits
-itself to one digit, so that Q3's digits vary nearly as much as the originals, and less like them
-than with the other two. Correlation, deviation kept and variance explained are no three witnesses:
-each follows from the other two.
+(a) hardly depends on the loss: Q3's latents are Q2's, and Q1's tell about as much of a digit with
+each. (b) and (c) point the same way with each. But with L1 (b) is a small difference: a decoder in
+doubt then commits itself to one digit, so that Q3's digits vary nearly as much as the originals,
+and less like them than with the other two. Correlation, deviation kept and variance explained are
+no three witnesses: each follows from the other two.
 
 Four public answers to the exercise disagree about (b), and it is not the loss that sets them apart:
 the code of all four minimises L1 (aviv15s/IDL_ex2, ErelNahum/IDL_ex2, ofritabib/deep-learning-ex2,

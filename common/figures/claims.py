@@ -12,9 +12,17 @@ from common.figures import dots, style
 PICTURE = 3.6  # inches high
 # Digits are drawn as digits: no palette keeps ten apart. All are dark enough for text.
 DIGIT_COLOURS = (
-    "#000000", "#0072B2", "#00805E", "#B54F00", "#882255",
-    "#5B6C8F", "#A36A00", "#A8538B", "#0B7A8A", "#666666",
-)  # fmt: skip
+    "#000000",
+    "#0072B2",
+    "#00805E",
+    "#B54F00",
+    "#882255",
+    "#5B6C8F",
+    "#A36A00",
+    "#A8538B",
+    "#0B7A8A",
+    "#666666",
+)
 
 
 def plot_by_digit(
