@@ -109,7 +109,6 @@ DAMAGES = {
     "cut short": (TRAIN_IMAGES, lambda content: content[:-1]),
     "empty": (TEST_LABELS, lambda content: b""),
     "one wrong pixel": (TEST_IMAGES, lambda content: content[:-1] + b"?"),
-    "no gzip": (f"{TRAIN_IMAGES}.gz", lambda content: content),
     "gzip cut short": (f"{TRAIN_IMAGES}.gz", lambda content: gzip.compress(content)[:-9]),
     "gzip of others": (f"{TEST_LABELS}.gz", lambda content: gzip.compress(content[:-1] + b"?")),
 }
