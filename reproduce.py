@@ -358,10 +358,11 @@ def main(config: Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: steps end with this
     data_dir, output_dir = config.data_dir.resolve(), config.output_dir.resolve()
 
+    engine = start_engine(config)
     run_module("common.download", "--dataset", config.dataset, "--data-dir", str(data_dir))
     data_sha256 = download.fingerprint(download.prepare(config.dataset, data_dir))
 
-    failed = run_all(plan(config), start_engine(config), data_sha256, config.force)
+    failed = run_all(plan(config), engine, data_sha256, config.force)
     if failed:
         stop_with(failed)
 
