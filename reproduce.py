@@ -15,6 +15,7 @@ what is missing. Seed 0 writes to <output-dir>, seed 1 to <output-dir>/seed1.
 import contextlib
 import dataclasses
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -39,6 +40,8 @@ except ModuleNotFoundError as error:
         file=sys.stderr,
     )
     sys.exit(2)
+except KeyboardInterrupt:
+    sys.exit(130)
 
 POLL = 0.5  # seconds from one look at the running steps to the next
 
@@ -330,7 +333,14 @@ def run_module(module: str, *options: str) -> str:
     SystemExit with its exit code if it fails.
     """
     command = [sys.executable, "-m", module, *options]
-    process = subprocess.run(command, cwd=results.REPOSITORY, stdout=subprocess.PIPE, text=True)
+    process = subprocess.run(
+        command,
+        cwd=results.REPOSITORY,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    )
     if process.returncode:
         sys.exit(max(1, process.returncode))
     return process.stdout.strip()

@@ -42,7 +42,14 @@ LIMITS = {
     "learning_rate": (1e-9, math.inf),
     "label_smoothing": (0, 1),
 }
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.ENAMETOOLONG,
+}
 
 
 class InputError(Exception):
@@ -124,7 +131,7 @@ def one_line_errors() -> Iterator[None]:
         if error.errno not in DISK_ERRORS:
             raise
         stop(
-            f"cannot write {error.filename or 'the results'} ({error.strerror});"
+            f"cannot read or write {error.filename or 'the results'} ({error.strerror});"
             " earlier results are kept",
             2,
         )
