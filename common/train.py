@@ -13,8 +13,8 @@ from tqdm import tqdm
 from common.models import fan_in
 from common.run import RunError, generator
 
-# (model, inputs, targets) -> (loss to minimise, named metrics), scalars, each a mean over the batch;
-# or the loss alone, which is then the one metric, "loss"
+# (model, inputs, targets) -> (loss to minimise, named metrics): scalars, each a mean over the
+# batch. Or the loss alone, which is then the one metric, "loss".
 Metrics = dict[str, Tensor | float]
 Loss = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Metrics] | Tensor]
 # (inputs, generator on their device) -> inputs
