@@ -40,7 +40,7 @@ class Workspace:
         """Raise OSError where no folder can be written, or none can be put in its place."""
         self.target = target.resolve()  # a link, say to a larger disk, is followed
         self.target.parent.mkdir(parents=True, exist_ok=True)
-        if self.target.exists() and not self.target.is_dir():
+        if self.target.is_file():
             raise NotADirectoryError(errno.ENOTDIR, "a file is in the way")
         self._sweep()
         lock_path = self.target.with_name(f".{self.target.name}-{uuid.uuid4().hex[:12]}.lock")
@@ -103,12 +103,18 @@ class Workspace:
                 shutil.rmtree(self._replaced, ignore_errors=True)
 
     def _try_to_replace(self) -> None:
-        """Raise OSError where earlier results cannot be moved: a mount, or a container's image."""
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(self.target, self._replaced)
-            self._put_back(self._replaced)
-            if self.target.exists():  # another run's, if it could not be put back
-                shutil.rmtree(self._replaced, ignore_errors=True)
+        """Raise OSError where earlier results cannot be moved: a mount, or a container's image.
+
+        Nothing is moved: no folder takes the place of one that is not empty.
+        """
+        occupant = self.folder / "occupant"
+        occupant.touch()
+        try:
+            os.rename(self.target, self.folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        occupant.unlink()
 
     def _sweep(self) -> None:
         """Remove what dead runs left."""
@@ -129,8 +135,7 @@ class Workspace:
         """Remove a run's folders and then its lock, whose owner is dead or done."""
         self._put_back(lock_path.with_suffix(".old"))
         shutil.rmtree(lock_path.with_suffix(".new"), ignore_errors=True)
-        if self.target.exists():
-            shutil.rmtree(lock_path.with_suffix(".old"), ignore_errors=True)
+        shutil.rmtree(lock_path.with_suffix(".old"), ignore_errors=True)
         lock_path.unlink(missing_ok=True)
 
     def _put_back(self, replaced: Path) -> None:

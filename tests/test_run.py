@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import importlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -146,9 +147,9 @@ def test_a_leading_tilde_is_the_home_folder():
 @posix
 @pytest.mark.parametrize("redirection", ["| true", ">/dev/full", ">&-", "2>&-", ">&- 2>&-"])
 def test_a_run_is_not_lost_for_want_of_a_reader(redirection, tmp_path, data_dir):
-    script = helpers.ROOT / "q2_classifier.py"
-    options = f"--dataset own --data-dir {data_dir} --output-dir {tmp_path} --device cpu --epochs 1"
-    command = f"{sys.executable} {script} {options} {redirection}"
+    options = ["--dataset", "own", "--data-dir", data_dir, "--output-dir", tmp_path]
+    words = [sys.executable, helpers.ROOT / "q2_classifier.py", *options, "--epochs", "1"]
+    command = f"{shlex.join(str(word) for word in words)} {redirection}"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert results.read_config(tmp_path / "q2_classifier")
