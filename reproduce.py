@@ -16,6 +16,7 @@ what is missing. Seed 0 writes to <output-dir>, seed 1 to <output-dir>/seed1.
 import contextlib
 import dataclasses
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -40,6 +41,8 @@ except ModuleNotFoundError as error:
         file=sys.stderr,
     )
     sys.exit(2)
+except KeyboardInterrupt:
+    sys.exit(130)
 
 QUICKER = 4  # times as fast as a whole step is a quick one, about
 POLL = 0.5  # seconds from one look at the running steps to the next
@@ -337,7 +340,14 @@ def run_module(module: str, *options: str) -> str:
     SystemExit with its exit code if it fails.
     """
     command = [sys.executable, "-m", module, *options]
-    process = subprocess.run(command, cwd=results.REPOSITORY, stdout=subprocess.PIPE, text=True)
+    process = subprocess.run(
+        command,
+        cwd=results.REPOSITORY,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    )
     if process.returncode:
         sys.exit(max(1, process.returncode))
     return process.stdout.strip()
@@ -365,10 +375,11 @@ def main(config: Config) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: steps end with this
     data_dir, output_dir = config.data_dir.resolve(), config.output_dir.resolve()
 
+    engine = start_engine(config)
     run_module("common.download", "--dataset", config.dataset, "--data-dir", str(data_dir))
     data_sha256 = download.fingerprint(download.prepare(config.dataset, data_dir))
 
-    failed = run_all(plan(config), start_engine(config), data_sha256, config.force)
+    failed = run_all(plan(config), engine, data_sha256, config.force)
     if failed:
         stop_with(failed)
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as deserialise
 from safetensors.torch import save as serialise
 from torch import nn
 
@@ -23,7 +24,7 @@ def rebuild(kind: str, latent_dim: int) -> nn.Module:
     raise ValueError(f"it holds a {kind!r}, expected an Autoencoder or a Classifier")
 
 
-def save(path: Path, model: Autoencoder | Classifier) -> None:
+def save(path: Path | str, model: Autoencoder | Classifier) -> None:
     """Write a model's weights and, in the file's metadata, what it takes to rebuild it. Equal
     models, equal bytes.
     """
@@ -35,7 +36,7 @@ def save(path: Path, model: Autoencoder | Classifier) -> None:
         "latent_dim": str(model.encoder.latent_dim),
         "sha256": fingerprint(weights),
     }
-    path.write_bytes(serialise(weights, {"checkpoint": json.dumps(metadata)}))
+    Path(path).write_bytes(serialise(weights, {"checkpoint": json.dumps(metadata)}))
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Autoencoder | Classifier:
@@ -43,11 +44,12 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Autoencoder | 
     ours.
     """
     try:
-        with safe_open(path, "pt") as file:
-            metadata = json.loads(file.metadata()["checkpoint"])
-            weights = {}
-            for name in file.keys():  # noqa: SIM118 (it is no dict)
-                weights[name] = file.get_tensor(name)
+        content = Path(path).read_bytes()
+        weights = deserialise(content)
+        # A safetensors file begins with the size of its header, JSON.
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(content[8 : 8 + size])
+        metadata = json.loads(header["__metadata__"]["checkpoint"])
         if metadata["sha256"] != fingerprint(weights):
             raise ValueError("the weights do not fit their sha256")
         model = rebuild(metadata["kind"], int(metadata["latent_dim"]))
@@ -60,7 +62,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Autoencoder | 
     return model.eval().to(device, memory_format=torch.channels_last)
 
 
-def save_and_reload(path: Path, model: Autoencoder | Classifier) -> Autoencoder | Classifier:
+def save_and_reload(path: Path | str, model: Autoencoder | Classifier) -> Autoencoder | Classifier:
     """Save, load again and return the loaded model, so that reported numbers belong to the file."""
     save(path, model)
     return load(path, next(model.parameters()).device)

@@ -55,8 +55,9 @@ class Dataset:
 def load(
     dataset: str, data_dir: Path | str, device: torch.device | str = "cpu", quick: bool = False
 ) -> Dataset:
-    """Load ``dataset``, fetching what is missing into ``data_dir``; InputError when the files
-    cannot be had.
+    """Load ``dataset``, fetching what is missing into ``data_dir``.
+
+    InputError when there is no such dataset or its files cannot be had.
 
     The 60,000 training images give 55,000 to train on and 5,000 for validation, the same for every
     script and seed. The first 100 are never drawn for validation and train keeps the order of the
@@ -64,7 +65,7 @@ def load(
     ``quick`` takes the first tenth of each file.
     """
     try:
-        files = download.prepare(dataset, Path(data_dir))
+        files = download.prepare(dataset, Path(data_dir).expanduser())
     except OSError as error:
         raise InputError(str(error)) from error
     images, labels, test_images, test_labels = (parse_idx(file.content) for file in files)

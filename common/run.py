@@ -5,19 +5,22 @@ PyTorch is imported where it is used: reproduce.py uses this too, and needs none
 the steps.
 """
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import inspect
 import io
+import json
 import math
+import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import pandas
 import tyro
@@ -40,7 +43,14 @@ LIMITS = {
     "label_smoothing": (0, 1),
 }
 OUTPUT_DIR = REPOSITORY / "outputs"
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}
+DISK_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.ENAMETOOLONG,
+}
 
 
 class InputError(Exception):
@@ -101,22 +111,34 @@ def command_line(
     """Call ``main`` with the options of the command line.
 
     A user's mistake, a full disk (exit code 2), a failed run (1) and Ctrl-C (130) end as one line
-    on stderr. Every other exception is a bug of ours and keeps its traceback.
+    on stderr. Every other exception is a bug of ours and keeps its traceback. What cannot be
+    printed, since nobody reads it any more, is dropped.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that knows no "±" shows "?"
+    description = inspect.getmodule(main).__doc__
+    settings = (tyro.conf.FlagCreatePairsOff,)  # no --no-...
+    with (
+        Output(sys.stdout) as stdout,
+        Output(sys.stderr) as stderr,
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+        one_line_errors(),
+    ):
+        options = tyro.cli(config_class, args=arguments, description=description, config=settings)
+        main(expand_home(options))
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """End the process with one line on stderr for what is no bug of ours."""
     try:
-        description = inspect.getmodule(main).__doc__
-        settings = (tyro.conf.FlagCreatePairsOff,)  # no --no-...
-        main(tyro.cli(config_class, args=arguments, description=description, config=settings))
+        yield
     except (InputError, RunError) as error:
         stop(str(error), error.exit_code)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
         stop(
-            f"cannot write {error.filename or 'the results'} ({error.strerror});"
+            f"cannot read or write {error.filename or 'the results'} ({error.strerror});"
             " earlier results are kept",
             2,
         )
@@ -126,6 +148,60 @@ def command_line(
         stop("the GPU is out of memory; try --device cpu or a smaller --batch-size", 1)
     except KeyboardInterrupt:
         stop("interrupted; earlier results are kept, and the same command starts again", 130)
+
+
+class Output:
+    """A stream that a run can print to whatever becomes of it.
+
+    A terminal that knows no "±" shows "?". Where nobody reads on (`| head`), where the disk is full
+    or there is no stream at all, what is printed is dropped: it is no reason to lose a run.
+    """
+
+    def __init__(self, stream: TextIO | None):
+        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115 # until the process ends
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.flush()
+
+    def write(self, text: str) -> int:
+        """Write a text, or drop it."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what was held back, or drop it."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._drop()
+
+    def _drop(self) -> None:
+        """Let what is printed from now on, and what is held back, go nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def expand_home(config: Any) -> Any:
+    """Return options in whose paths a leading ~ is the home folder: no shell sees it in
+    --output-dir=~/x.
+    """
+    paths = {}
+    for name, value in vars(config).items():
+        if isinstance(value, Path):
+            paths[name] = Path(os.path.expanduser(value))
+    return dataclasses.replace(config, **paths)
 
 
 def stop(message: str, code: int) -> None:
@@ -178,13 +254,9 @@ class Results:
         self.config = config
         self.device = select_device(config.device)
         self.needed = read_needed(name, needs, config)
+        self._origin = origin(name, config)  # now, since it could fail
         target = config.output_dir / name
-        try:
-            self.workspace = results.Workspace(target)
-        except OSError as error:
-            raise InputError(
-                f"cannot write to {target} ({error.strerror}): give another --output-dir"
-            ) from error
+        self.workspace = open_workspace(target)
         self.folder = self.workspace.folder
         mark_figures(config)
         self._numbers: list[dict[str, Any]] = []
@@ -242,18 +314,10 @@ class Results:
         if self._histories:
             self.history.to_csv(self.folder / "history.csv", index=False, float_format="%.6g")
 
-        script = sys.modules[type(self.config).__module__].__file__
-        files = results.imported_files()
-        config = {
-            "command": command(script, self.config),
-            "options": saved_options(self.config),
+        config = self._origin | {
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "seconds": round(time.perf_counter() - self.started, 1),
-            "versions": results.versions(),
-            "git_commit": results.git_commit(),
-            "code_files": files,
-            "code_sha256": results.code_sha256(files),
             "data_sha256": data_sha256,
             "built_on": {
                 step: results.result_sha256(written) for step, written in self.needed.items()
@@ -263,13 +327,24 @@ class Results:
             },
         }
         results.write_json(self.folder / "config.json", config)
+        target = self.workspace.target
+        replaced = results.read_config(target)
         try:
             self.workspace.swap_in()
         except OSError as error:
-            kept = self.workspace.keep()
-            reason = f"cannot put results into {self.workspace.target} ({error.strerror})"
-            raise RunError(f"{reason}: they are finished, in {kept}") from error
-        print(f"figures and numbers: {self.workspace.target}")
+            raise RunError(str(error)) from error
+        print(f"figures and numbers: {target}")
+        if replaced:
+            say_if_of_another_run(replaced, config)
+
+
+def say_if_of_another_run(replaced: dict[str, Any], by: dict[str, Any]) -> None:
+    """Say what results were replaced, if by those of other data or options."""
+    for name in ("data_sha256", "command"):
+        if replaced.get(name) != by[name]:
+            other = "other data" if name == "data_sha256" else "other options"
+            print(f"they replace those of {other}: {replaced.get('command')}", file=sys.stderr)
+            return
 
 
 def mark_figures(config: Options) -> None:
@@ -292,6 +367,33 @@ def start(name: str, config: Options, needs: tuple[str, ...] = ()) -> Results:
     return Results(name, config, needs)
 
 
+def open_workspace(target: Path) -> results.Workspace:
+    """Return the folder that is to take the place of ``target``; InputError if none can."""
+    try:
+        return results.Workspace(target)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to {target} ({error.strerror}): give another --output-dir"
+        ) from error
+
+
+def origin(name: str, config: Options) -> dict[str, Any]:
+    """Return what config.json says about the code and the options of a run."""
+    # A class made in a notebook has no file.
+    script = getattr(sys.modules[type(config).__module__], "__file__", None)
+    files = results.imported_files()
+    known = {
+        "command": command(script or REPOSITORY / f"{name}.py", config),
+        "options": saved_options(config),
+        "versions": results.versions(),
+        "git_commit": results.git_commit(),
+        "code_files": files,
+        "code_sha256": results.code_sha256(files),
+    }
+    json.dumps(known, allow_nan=False)  # fails now rather than after training
+    return known
+
+
 def read_needed(name: str, needs: tuple[str, ...], config: Options) -> dict[str, dict[str, Any]]:
     """Return the config.json of each step that ``name`` needs; InputError if any is missing or of
     other images.
@@ -299,11 +401,11 @@ def read_needed(name: str, needs: tuple[str, ...], config: Options) -> dict[str,
     found, missing = {}, []
     for step in needs:
         written = results.read_config(config.output_dir / step)
+        options = (written or {}).get("options", {})
         if (
-            written
-            and written["options"]["dataset"] == config.dataset
-            and written["options"]["seed"] == config.seed
-            and written["options"].get("quick", False) == config.quick
+            options.get("dataset") == config.dataset
+            and options.get("seed") == config.seed
+            and options.get("quick", False) == config.quick
         ):
             found[step] = written
         else:

@@ -13,8 +13,10 @@ from tqdm import tqdm
 from common.models import fan_in
 from common.run import RunError, generator
 
-# (model, inputs, targets) -> (loss to minimise, named metrics): scalars, each a mean over the batch
-Loss = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+# (model, inputs, targets) -> (loss to minimise, named metrics): scalars, each a mean over the
+# batch. Or the loss alone, which is then the one metric, "loss".
+Metrics = dict[str, Tensor | float]
+Loss = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Metrics] | Tensor]
 # (inputs, generator on their device) -> inputs
 Transform = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -66,8 +68,10 @@ def fit(
     The history is tidy: step (training steps taken so far), split, measure, value. It holds each
     metric of ``loss`` at every step, as split "train", and of all of each held-out split, before
     training and after each recorded epoch. Raises RunError when a loss is not finite, ValueError
-    when nothing is trainable.
+    when nothing is trainable or there is nothing to train or to evaluate on.
     """
+    for split, examples in {"train": train, **held_out}.items():
+        require_examples(examples, split)
     steps = recipe.epochs * math.ceil(len(train) / recipe.batch_size)
     record_epochs = recipe.record_epochs
     if record_epochs is None:
@@ -92,7 +96,7 @@ def fit(
         for epoch in range(1, recipe.epochs + 1):
             model.train()
             for inputs, targets in batches(train, recipe, seed, epoch):
-                batch_loss, metrics = loss(model, inputs, targets)
+                batch_loss, metrics = loss_and_metrics(loss, model, inputs, targets)
 
                 for optimiser in optimisers:
                     optimiser.zero_grad()
@@ -112,6 +116,33 @@ def fit(
                 record()
 
     return pandas.DataFrame(rows, columns=["step", "split", "measure", "value"])
+
+
+def loss_and_metrics(
+    loss: Loss, model: nn.Module, inputs: Tensor, targets: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of a batch, and its metrics as tensors beside it.
+
+    ValueError unless the loss is one number.
+    """
+    result = loss(model, inputs, targets)
+    batch_loss, metrics = (result, {}) if isinstance(result, Tensor) else result
+    if batch_loss.numel() != 1:
+        raise ValueError(
+            f"loss: got a tensor of shape {tuple(batch_loss.shape)}, expected one number: a mean"
+            " over the batch"
+        )
+    batch_loss = batch_loss.reshape(())
+    tensors = {}
+    for name, value in (metrics or {"loss": batch_loss}).items():
+        tensors[name] = torch.as_tensor(value, device=batch_loss.device)
+    return batch_loss, tensors
+
+
+def require_examples(examples: TensorDataset, name: str) -> None:
+    """Raise ValueError if there are none."""
+    if len(examples) == 0:
+        raise ValueError(f"{name}: got no examples, expected at least one")
 
 
 def batches(
@@ -148,12 +179,13 @@ def evaluate(model: nn.Module, loss: Loss, examples: TensorDataset) -> dict[str,
     """Return each metric of ``loss``, a mean over all ``examples`` (inputs, targets), in evaluation
     mode.
     """
+    require_examples(examples, "evaluate")
     was_training = model.training
     model.eval()
     totals: dict[str, float] = {}
     for start in range(0, len(examples), EVALUATION_BATCH):
         inputs, targets = examples[start : start + EVALUATION_BATCH]
-        _, metrics = loss(model, inputs, targets)
+        _, metrics = loss_and_metrics(loss, model, inputs, targets)
         for name, value in metrics.items():
             totals[name] = totals.get(name, 0.0) + value.item() * len(inputs)
     model.train(was_training)
@@ -191,16 +223,19 @@ def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
             factor = min(math.sqrt(REFERENCE_FAN_IN / terms), 4.0) if terms else 1.0
             groups.setdefault(factor, []).append(parameter)
 
-    if not groups:
+    if not groups and not muon_weights:
         raise ValueError(
             "got a model without trainable parameters, expected at least one: is all of it frozen?"
         )
     by_rate = [
         {"params": group, "lr": recipe.learning_rate * factor} for factor, group in groups.items()
     ]
-    optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(by_rate, betas=BETAS, weight_decay=recipe.weight_decay, fused=True)
-    ]
+    optimisers: list[torch.optim.Optimizer] = []
+    if by_rate:
+        adamw = torch.optim.AdamW(
+            by_rate, betas=BETAS, weight_decay=recipe.weight_decay, fused=True
+        )
+        optimisers.append(adamw)
     if muon_weights:
         optimisers.append(
             torch.optim.Muon(muon_weights, lr=recipe.muon_learning_rate, weight_decay=0.0)

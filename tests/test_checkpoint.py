@@ -1,6 +1,7 @@
 """Tests of common/checkpoint.py: what comes back from a file, and which files are refused."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -47,6 +48,18 @@ def test_a_model_is_rebuilt_from_its_file_alone(model, path):
     assert str(loaded) == str(model)
     assert fingerprint(loaded) == before == fingerprint(load_file(path))  # by any reader
     assert model.training and not any(module.training for module in loaded.modules())
+
+
+def test_a_path_may_be_text_and_need_not_be_utf8(path):
+    assert fingerprint(checkpoint.load(str(path))) == fingerprint(classifier())
+    strange = os.fsdecode(os.fsencode(path) + b"\xff")
+    try:
+        path.rename(strange)
+    except OSError:
+        pytest.skip("no such names here")
+    assert fingerprint(checkpoint.save_and_reload(strange, classifier())) == fingerprint(
+        checkpoint.load(strange)
+    )
 
 
 def test_equal_models_equal_bytes_and_others_others(path, tmp_path):

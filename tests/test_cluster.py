@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -114,6 +115,36 @@ def test_a_step_survives_its_worker_but_not_the_run_nor_the_scheduler(cluster, r
     assert len(left) == 5 and not any(name.startswith(".") for name in left)
 
 
-def test_no_scheduler_is_one_line(repository):
-    done = repository.run("--scheduler", "tcp://127.0.0.1:9")
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "tcp://127.0.0.1", "http://127.0.0.1:9"])
+def test_no_scheduler_is_one_line(address, repository):
+    done = repository.run("--scheduler", address)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+
+
+ANSWERS = {
+    "nothing": b"",
+    "a web server": b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
+    "an SSH server": b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
+    "binary": b"\x01" + bytes(7) + b"\xff" * 64,
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_whatever_else_answers_is_one_line(answer, repository):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        process = repository.start("--scheduler", f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(answer)
+            done = helpers.finish(process)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "no scheduler" in done.stderr
+
+
+def test_a_worker_is_no_scheduler(cluster, repository):
+    with distributed.Client(address_of(cluster), set_as_default=False) as client:
+        client.wait_for_workers(1)
+        (worker,) = client.scheduler_info()["workers"]
+    done = repository.run("--scheduler", worker)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "a worker" in done.stderr

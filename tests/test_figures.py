@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from common.figures import claims, curves, dots, images, style, sweeps
+from tests import helpers
 
 TITLE = "What Q3 keeps ± what it loses, in one sentence"
 CAPTION = "Of 100 test images: 0.5 ± 0.1."
@@ -79,3 +80,32 @@ def test_a_colour_is_dark_enough_for_small_text_on_white(colour):
         linear.append(value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4)
     luminance = numpy.dot([0.2126, 0.7152, 0.0722], linear)
     assert 1.05 / (luminance + 0.05) >= 4.5
+
+
+FAILING = """
+import sys
+from pathlib import Path
+from common.figures import style
+
+folder = Path(sys.argv[1])
+for name, text in (("bad.png", "$\\\\frac{$"), ("good.png", "plain")):
+    with style.figure(folder / name, 1.0, "Title", "Caption") as figure:
+        figure.subplots().set_title(text)
+"""
+
+
+def test_a_figure_is_drawn_whatever_the_users_settings_and_one_that_fails_is_a_line(tmp_path):
+    def draw(name: str, **environment: str) -> bytes:
+        folder = tmp_path / name
+        folder.mkdir()
+        done = helpers.finish(helpers.start("-c", FAILING, folder, **environment))
+        assert done.returncode == 0, done.stderr
+        assert [path.name for path in folder.iterdir()] == ["good.png"]
+        assert done.stderr.splitlines()[-1].startswith("bad.png")
+        return (folder / "good.png").read_bytes()
+
+    settings = "savefig.format: pdf\nfont.size: 40\ntext.usetex: True\nbackend: no-such\n"
+    (tmp_path / "matplotlibrc").write_text(settings)
+    plain = draw("plain")
+    assert draw("notebook", MPLBACKEND="module://matplotlib_inline.backend_inline") == plain
+    assert draw("settings", MATPLOTLIBRC=str(tmp_path), MPLBACKEND="no-such") == plain

@@ -63,6 +63,9 @@ def test_a_child_is_run_in_its_folder_with_one_thread_until_it_is_stopped(tmp_pa
     process = run_child(["child", "--option"], tmp_path, lambda: False)
     assert (process.returncode, process.stdout, process.stderr) == (3, "--option 1\n", "")
 
+    (tmp_path / "child.py").write_text("print('±')")
+    assert run_child(["child"], tmp_path, lambda: False).stdout == "±\n"  # in any locale
+
     # A child that is stopped may tidy up, but not for long.
     ready = tmp_path / "ready"
     lines = ["import signal, time", f"open({str(ready)!r}, 'w')", "while True: time.sleep(0.05)"]

@@ -125,3 +125,11 @@ def test_equal_seeds_equal_bits():
     assert before != fingerprint(Encoder(generator=seeded(1)))
     encoder.linear[1].bias.data[5] = -0.0  # one bit
     assert before != fingerprint(encoder)
+
+
+def test_dtypes_are_pytorchs_matter():
+    model = Autoencoder(Encoder(4), Decoder(4))
+    images = torch.rand(2, 1, 28, 28)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(images).dtype == torch.bfloat16
+    assert model.double()(images.double()).dtype == torch.float64

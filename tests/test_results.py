@@ -1,8 +1,10 @@
 """Tests of common/results.py: folders that are swapped in whole, whatever ends a run."""
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,8 +134,12 @@ def test_runs_at_once_and_again_and_again_all_end_well_and_leave_one_whole_resul
 
 @posix
 def test_what_a_living_run_writes_and_what_is_not_ours_stays(target):
-    (target.parent / ".q1-notes").mkdir()
-    (target.parent / ".q1_other-123.new").mkdir()
+    not_ours = {".q1-notes", ".q1_other-123.new", ".q1-notes.new", ".q1-0123456789ab.new"}
+    for name in not_ours:
+        (target.parent / name).mkdir()
+    for name, text in ((".q1-notes.lock", ""), (".q1-0123456789ab.lock", "a stranger's")):
+        (target.parent / name).write_text(text)
+        not_ours.add(name)
     first = results.Workspace(target)
     second = results.Workspace(target)
     for workspace in (first, second):
@@ -141,7 +147,7 @@ def test_what_a_living_run_writes_and_what_is_not_ours_stays(target):
     first.discard()
     assert second.folder.is_dir()
     second.discard()
-    assert listing(target.parent) == {"q1", ".q1-notes", ".q1_other-123.new"}
+    assert listing(target.parent) == {"q1"} | not_ours
     assert text_of(target) == "old"
 
 
@@ -149,8 +155,50 @@ def test_results_that_are_kept_stay_beside_until_someone_removes_them(target):
     workspace = results.Workspace(target)
     (workspace.folder / "model.safetensors").write_text("kept")
     kept = workspace.keep()
+    workspace.discard()
     results.Workspace(target).discard()
     assert (kept / "model.safetensors").read_text() == "kept" and text_of(target) == "old"
+
+
+# Where earlier results cannot be moved, here since a disk is mounted in their place: in a namespace
+# of its own, in which this needs no rights.
+MOUNTED = """
+import subprocess, sys
+from pathlib import Path
+from common import results
+
+target, when = Path(sys.argv[1]), sys.argv[2]
+disk = target.with_name("disk")
+disk.mkdir()
+if when == "before":
+    subprocess.run(["mount", "--bind", disk, target], check=True)
+workspace = results.Workspace(target)
+print("trained")
+(workspace.folder / "model.safetensors").write_text("trained")
+if when == "afterwards":
+    subprocess.run(["mount", "--bind", disk, target], check=True)
+workspace.swap_in()
+"""
+
+
+@posix
+@pytest.mark.parametrize("when", ["before", "afterwards"])
+def test_no_place_is_an_error_before_training_and_never_the_end_of_what_is_finished(when, target):
+    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    try:
+        subprocess.run([*namespace, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no namespaces here")
+    command = [*namespace, sys.executable, "-c", MOUNTED, target, when]
+    done = subprocess.run(command, cwd=helpers.ROOT, capture_output=True, text=True)
+    left = listing(target.parent) - {"q1", "disk"}
+    assert text_of(target) == "old"
+    if when == "before":
+        assert done.stdout == "" and not left
+    else:
+        (kept,) = left
+        assert str(target.parent / kept) in done.stderr.splitlines()[-1]
+        assert (target.parent / kept / "model.safetensors").read_text() == "trained"
 
 
 def test_a_folder_behind_a_link_is_replaced_where_it_is(target, tmp_path):
@@ -181,3 +229,35 @@ def test_the_code_of_a_result_is_what_was_imported_of_this_repository():
     sums = {results.code_sha256(files), results.code_sha256(files[1:])}
     sums.add(results.code_sha256([*files, "common/no_more.py"]))
     assert len(sums) == 3
+
+
+def commit(folder: Path) -> None:
+    """Make a folder a git repository of one commit, of all that is in it."""
+    environment = {name: text for name, text in os.environ.items() if name[:4] != "GIT_"}
+    identity = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+    for arguments in (["init"], ["add", "."], [*identity, "commit", "-m", "all"]):
+        subprocess.run(["git", *arguments], cwd=folder, env=environment, check=True)
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_the_commit_is_this_repositorys_and_not_that_of_a_folder_around_it(tmp_path):
+    copy = tmp_path / "copy"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(helpers.ROOT / "common", copy / "common", ignore=ignored)
+
+    def recorded(**environment: str) -> str:
+        code = "from common import results; print(results.git_commit())"
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
+        return helpers.finish(helpers.start("-c", code, cwd=copy, **environment)).stdout.strip()
+
+    commit(tmp_path)
+    assert recorded() == "None"
+    assert recorded(GIT_DIR=str(tmp_path / ".git"), GIT_WORK_TREE=str(tmp_path)) == "None"
+    (copy / ".git").mkdir()  # what is left of a repository
+    assert recorded() == "None"
+
+    (copy / ".git").rmdir()
+    commit(copy)
+    assert len(recorded()) == 40
+    (copy / "common" / "run.py").write_text("")
+    assert recorded().endswith("-dirty")

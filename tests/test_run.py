@@ -4,7 +4,9 @@ import dataclasses
 import errno
 import importlib
 import os
+import shlex
 import signal
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +27,9 @@ SCRIPTS = [
     "q5_transfer",
     "reproduce",
 ]
+
+
+posix = pytest.mark.skipif(os.name == "nt", reason="POSIX alone has such shells, limits, signals")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,6 +136,23 @@ def test_a_script_works_from_any_folder_without_screen_and_locale(tmp_path):
     script = helpers.ROOT / "reproduce.py"
     done = helpers.finish(helpers.start(script, "--epochz", 3, cwd=tmp_path, **plain))
     assert (done.returncode, done.stdout) == (2, "") and "--epochz" in done.stderr
+
+
+def test_a_leading_tilde_is_the_home_folder():
+    configs = []
+    run.command_line(configs.append, Config, ["--output-dir=~/x", "--data-dir", "y/~"])
+    assert configs == [Config(output_dir=Path.home() / "x", data_dir=Path("y/~"))]
+
+
+@posix
+@pytest.mark.parametrize("redirection", ["| true", ">/dev/full", ">&-", "2>&-", ">&- 2>&-"])
+def test_a_run_is_not_lost_for_want_of_a_reader(redirection, tmp_path, data_dir):
+    options = ["--dataset", "own", "--data-dir", data_dir, "--output-dir", tmp_path]
+    words = [sys.executable, helpers.ROOT / "q2_classifier.py", *options, "--epochs", "1"]
+    command = f"{shlex.join(str(word) for word in words)} {redirection}"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert results.read_config(tmp_path / "q2_classifier")
 
 
 @pytest.mark.parametrize(
@@ -273,6 +295,30 @@ def test_finish_leaves_one_whole_folder_and_where_it_came_from(tmp_path, capsys)
         assert written["files_sha256"][name] == results.sha256(folder / name)
 
 
+def test_results_of_other_options_or_data_are_not_replaced_without_a_word(tmp_path, capsys):
+    finish_step(tmp_path, "small")
+    finish_step(tmp_path, "small")
+    assert capsys.readouterr().err == ""
+    finish_step(tmp_path, "small", dataset="own")
+    assert capsys.readouterr().err.count("python test_run.py\n") == 1
+    config = Config(output_dir=tmp_path, device="cpu", dataset="own")
+    step = run.start("small", config)
+    step.log({"accuracy": 1 / 3}, model="Q", split="test")
+    step.finish("data of today")
+    assert "other data" in capsys.readouterr().err
+
+
+def test_options_made_in_a_notebook_are_written_down(tmp_path):
+    made = "import dataclasses\nfrom common import run"
+    made += "\n@dataclasses.dataclass(frozen=True, kw_only=True)"
+    made += "\nclass Config(run.Options):\n    epochs: int = 3"
+    made += f"\nstep = run.start('small', Config(output_dir=run.Path({str(tmp_path)!r}), epochs=4))"
+    made += "\nstep.log({'l1': 0.5}, model='Q', split='test')\nstep.finish('data')"
+    done = helpers.finish(helpers.start("-OO", "-c", made))  # no file, no docstrings
+    assert done.returncode == 0, done.stderr
+    assert results.read_config(tmp_path / "small")["command"] == "python small.py --epochs 4"
+
+
 def test_a_run_needs_whole_results_of_the_same_images_and_seed_and_writes_down_which(tmp_path):
     needs = ("q1_autoencoder", "studies/augmentation")
     commands = ("python q1_autoencoder.py", "python -m studies.augmentation")
@@ -299,6 +345,9 @@ def test_a_run_needs_whole_results_of_the_same_images_and_seed_and_writes_down_w
         needs[1]: results.result_sha256(second),
     }
 
+    results.write_json(tmp_path / needs[0] / "config.json", {"files_sha256": {}})
+    assert commands[0] in refused()  # of another version
+    results.write_json(tmp_path / needs[0] / "config.json", first)
     (tmp_path / needs[0] / "model.safetensors").write_text("other weights")
     assert commands[0] in refused()
     names = [path.name for path in tmp_path.iterdir()]
@@ -331,8 +380,6 @@ def test_a_folder_that_cannot_be_is_the_users_mistake(tmp_path):
 
 
 # --- faults of real runs ---
-
-posix = pytest.mark.skipif(os.name == "nt", reason="POSIX alone has limits and signals like these")
 
 
 @posix

@@ -199,3 +199,41 @@ def test_outputs_of_apply_are_in_order_and_can_be_trained_on():
     outputs = train.apply(Linear(), TEST.tensors[0])
     assert torch.allclose(outputs, Linear()(TEST.tensors[0]), atol=1e-6)
     nn.Linear(3, 3)(outputs).sum().backward()  # refused for what inference mode made
+
+
+def test_a_loss_may_be_one_tensor_and_metrics_numbers():
+    def alone(model, inputs, labels):
+        return loss(model, inputs, labels)[0]
+
+    def as_numbers(model, inputs, labels):
+        value, metrics = loss(model, inputs, labels)
+        return value, {name: metric.item() for name, metric in metrics.items()}
+
+    usual = fit(Linear())
+    assert train.fit(Linear(), as_numbers, TRAIN, {"test": TEST}, recipe(), 4).equals(usual)
+    only = train.fit(Linear(), alone, TRAIN, {"test": TEST}, recipe(), 4)
+    values = usual[usual.measure == "cross_entropy"].value
+    assert set(only.measure) == {"loss"} and list(only.value) == list(values)
+
+
+def test_linear_layers_alone_train_by_muon():
+    model = nn.Linear(4, 3, bias=False)
+    before = model.weight.detach().clone()
+    fit(model, muon_learning_rate=0.02)
+    assert not torch.equal(model.weight, before)
+
+
+def test_what_cannot_be_trained_on_is_named():
+    nothing = examples(0, 1)
+    with pytest.raises(ValueError, match="train: got no examples"):
+        train.fit(Linear(), loss, nothing, {"test": TEST}, recipe(), 0)
+    with pytest.raises(ValueError, match="test: got no examples"):
+        train.fit(Linear(), loss, TRAIN, {"test": nothing}, recipe(), 0)
+    with pytest.raises(ValueError, match="no examples"):
+        train.evaluate(Linear(), loss, nothing)
+
+    def of_each(model, inputs, labels):
+        return nn.functional.cross_entropy(model(inputs), labels, reduction="none")
+
+    with pytest.raises(ValueError, match="expected one number"):
+        train.fit(Linear(), of_each, TRAIN, {}, recipe(), 0)

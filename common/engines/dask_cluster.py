@@ -5,6 +5,7 @@ network: it gets the code, the data and the results that a step reads as bytes, 
 step's results as bytes.
 """
 
+import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -29,14 +30,14 @@ import distributed
 from common import download, results
 from common.engines import local
 from common.engines.local import GRACE, POLL, STEP_MEMORY, arguments_of, run_child
-from common.run import InputError, Options, RunError
+from common.run import InputError, Options, RunError, open_workspace
 
 # Workers have no such modules, so functions of these travel whole, as by_value() makes them.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 cloudpickle.register_pickle_by_value(local)
 
 CODE = ("q*.py", "common/**/*.py", "studies/**/*.py")
-ANSWER_TIME = 10  # seconds in which a scheduler must answer
+ANSWER_TIME = 6  # seconds in which a scheduler must answer
 INTERRUPTED = 130
 Files = dict[str, bytes]  # content by path, relative to some folder
 
@@ -51,13 +52,8 @@ class DaskEngine:
         self._address = address
         self._stopped = threading.Event()
         self._expected = results.versions() | {"distributed": distributed.__version__}
-        try:
-            self._client = distributed.Client(address, timeout=ANSWER_TIME, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"--scheduler: got {address}, where no scheduler answers ({error}):"
-                " start one with `dask scheduler`"
-            ) from error
+        require_scheduler(address)
+        self._client = distributed.Client(address, timeout=ANSWER_TIME, set_as_default=False)
         self._require_same_versions()
         if not self.workers():
             print(f"{address} has no workers yet: steps start when they come", file=sys.stderr)
@@ -77,8 +73,23 @@ class DaskEngine:
     ) -> subprocess.CompletedProcess:
         """Run a step to its end with the results it ``needs``, and put its own in their place.
 
-        RunError if the scheduler is gone.
+        InputError if they cannot be put there, RunError if the scheduler is gone.
         """
+        workspace = open_workspace(options.output_dir / step)  # or there is no need to run it
+        try:
+            process, made = self._run_there(step, needs, options)
+            if process.returncode == 0:
+                place(workspace, made)
+        except OSError as error:
+            return subprocess.CompletedProcess(step, 1, "", f"error: {step}: {error}")
+        finally:
+            workspace.discard()  # if it is not in its place
+        return process
+
+    def _run_there(
+        self, step: str, needs: tuple[str, ...], options: Options
+    ) -> tuple[subprocess.CompletedProcess, Files]:
+        """Run a step on a worker, and return the files that it left."""
         files = read_files(results.REPOSITORY, CODE)
         files |= pack_data(options.dataset, options.data_dir)
         for needed in needs:
@@ -97,18 +108,15 @@ class DaskEngine:
         )
         while not future.done():
             if self._stopped.is_set():
-                return subprocess.CompletedProcess(step, INTERRUPTED, "", "")
+                return subprocess.CompletedProcess(step, INTERRUPTED, "", ""), {}
             time.sleep(POLL)
         try:
-            process, made = future.result()
+            return future.result()
         except concurrent.futures.CancelledError:
             raise self._lost() from None
         except Exception as error:  # of the worker, whatever it is
             line = f"error: {step}: {type(error).__name__}: {error}"
-            return subprocess.CompletedProcess(step, 1, "", line)
-        if process.returncode == 0:
-            self._place(options.output_dir / step, made)
-        return process
+            return subprocess.CompletedProcess(step, 1, "", line), {}
 
     def close(self) -> None:
         """End the steps that run, and leave the cluster as it is."""
@@ -149,13 +157,47 @@ class DaskEngine:
             " command goes on"
         )
 
-    def _place(self, target: Path, files: Files) -> None:
-        workspace = results.Workspace(target)
-        write_files(workspace.folder, files)
-        config = results.read_config(workspace.folder)
-        config["git_commit"] = results.git_commit()  # which the worker cannot know
-        results.write_json(workspace.folder / "config.json", config)
-        workspace.swap_in()
+
+def require_scheduler(address: str) -> None:
+    """Raise InputError, before long, unless a scheduler answers at an address, whatever else does.
+
+    A client would try again and again.
+    """
+    try:
+        kind = asyncio.run(asyncio.wait_for(ask_kind(address), ANSWER_TIME))
+        reason = f"but a {kind.lower()}"
+    except asyncio.TimeoutError:
+        kind, reason = "", f"within {ANSWER_TIME} seconds"
+    except (OSError, ValueError, TypeError) as error:  # TypeError: no certificates for tls://
+        kind, reason = "", f"({error})"
+    except Exception:  # of reading what is no message of distributed's; MemoryError too
+        kind, reason = "", "but something else"
+    if kind != "Scheduler":
+        raise InputError(
+            f"--scheduler: got {address}, where no scheduler answers {reason}:"
+            " start one with `dask scheduler`"
+        )
+
+
+async def ask_kind(address: str) -> str:
+    """Return what listens at an address: a "Scheduler" or a "Worker"."""
+    security = distributed.Security().get_connection_args("client")
+    comm = await distributed.core.connect(address, timeout=ANSWER_TIME, **security)
+    try:
+        await comm.write({"op": "identity", "reply": True})
+        answer = await comm.read()
+        return answer["type"]
+    finally:
+        comm.abort()
+
+
+def place(workspace: results.Workspace, files: Files) -> None:
+    """Put the files that a step left on a worker in their place here."""
+    write_files(workspace.folder, files)
+    config = results.read_config(workspace.folder)
+    config["git_commit"] = results.git_commit()  # which the worker cannot know
+    results.write_json(workspace.folder / "config.json", config)
+    workspace.swap_in()
 
 
 def by_value(function: Callable) -> Callable:
@@ -169,11 +211,11 @@ def pack_data(dataset: download.DatasetName, data_dir: Path) -> Files:
     files = {}
     for file in download.prepare(dataset, data_dir):
         content = file.path.read_bytes()
-        name = file.path.relative_to(data_dir).as_posix()
+        name = f"data/{file.path.name}"
         if file.path.suffix == ".gz":
-            files[f"data/{name}"] = content
+            files[name] = content
         else:
-            files[f"data/{name}.gz"] = gzip.compress(content, compresslevel=1)
+            files[f"{name}.gz"] = gzip.compress(content, compresslevel=1)
     return files
 
 

@@ -90,7 +90,7 @@ def run_child(
 
     The process ends with this one, whatever ends this one. What it prints is returned as text.
     """
-    environment = os.environ | THREADS
+    environment = os.environ | THREADS | {"PYTHONIOENCODING": "utf-8"}
     # Dask sets it in its workers, where it costs a step a third of its time.
     environment.pop("MALLOC_TRIM_THRESHOLD_", None)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -30,24 +30,6 @@ class Coded:
     labels: Array
 
 
-def within_class_share(points: Array, labels: Array) -> float:
-    """Return the share of the variance that lies within classes: trace(S_W) / (trace(S_W) +
-    trace(S_B)).
-
-    S_W and S_B are the scatters of the points about their class means and of these about the mean
-    of all. From 0 (collapsed classes) to 1 (class means coincide). Scale-free. One minus the
-    correlation ratio (Pearson 1905).
-    """
-    points = as_rows(points)
-    labels = check_labels(points, labels)
-    total = ((points - points.mean(0)) ** 2).sum()
-    if total <= ROUNDING * (points**2).sum():
-        raise ValueError(
-            "points: got one point for all images, expected different ones: has it collapsed?"
-        )
-    return float(squares_within(points, labels).sum() / total)
-
-
 def silhouette(points: Array, labels: Array, seed: int = 0) -> float:
     """Return the mean of (b - a) / max(a, b) over at most 2,000 points, sampled by ``seed``
     (Rousseeuw 1987).

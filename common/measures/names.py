@@ -3,7 +3,6 @@ differ by.
 """
 
 import dataclasses
-from typing import Literal
 
 import pandas
 
@@ -15,7 +14,6 @@ class Measure:
     words: str
     digits: int = 3
     percent: bool = False  # a fraction, printed as a percentage
-    better: Literal["higher", "lower", ""] = ""
     tolerance: float = 0.0  # of ``--check``, beside the spread over seeds
 
     def format(self, value: float) -> str:
@@ -33,27 +31,23 @@ class Measure:
 
 MEASURES = {
     # what is minimised or recorded in training
-    "l1": Measure("L1 per pixel", 4, better="lower", tolerance=0.0005),
-    "mse": Measure("MSE per pixel", 4, better="lower", tolerance=0.0005),
-    "bce": Measure("binary cross-entropy per pixel, nats", 4, better="lower", tolerance=0.001),
-    "cross_entropy": Measure("cross-entropy, nats", 3, better="lower", tolerance=0.02),
-    "accuracy": Measure("accuracy", 2, percent=True, better="higher", tolerance=0.002),
+    "l1": Measure("L1 per pixel", 4, tolerance=0.0005),
+    "mse": Measure("MSE per pixel", 4, tolerance=0.0005),
+    "bce": Measure("binary cross-entropy per pixel, nats", 4, tolerance=0.001),
+    "cross_entropy": Measure("cross-entropy, nats", 3, tolerance=0.02),
+    "accuracy": Measure("accuracy", 2, percent=True, tolerance=0.002),
     "averaged_accuracy": Measure(
-        "accuracy, averaged over warped copies", 2, percent=True, better="higher", tolerance=0.002
+        "accuracy, averaged over warped copies", 2, percent=True, tolerance=0.002
     ),
-    "calibration_error": Measure(
-        "calibration error", 2, percent=True, better="lower", tolerance=0.005
-    ),
+    "calibration_error": Measure("calibration error", 2, percent=True, tolerance=0.005),
     # of reconstructions
-    "variance_explained": Measure(
-        "variance within a digit explained", 3, better="higher", tolerance=0.02
-    ),
+    "variance_explained": Measure("variance within a digit explained", 3, tolerance=0.02),
     "deviation_kept": Measure("deviation within a digit kept", 3, tolerance=0.02),
     "deviation_correlation": Measure(
-        "correlation with the original's deviation", 3, better="higher", tolerance=0.02
+        "correlation with the original's deviation", 3, tolerance=0.02
     ),
     "reading_accuracy": Measure(
-        "reconstructions read as their digit", 2, percent=True, better="higher", tolerance=0.005
+        "reconstructions read as their digit", 2, percent=True, tolerance=0.005
     ),
     "thickness_slope": Measure(
         "thickness of the reconstruction for each pixel of the original's", 2, tolerance=0.05
@@ -66,49 +60,38 @@ MEASURES = {
     ),
     "pixel_silhouette": Measure("silhouette of the reconstructions, in pixels", 3, tolerance=0.02),
     # of latents
-    "slant_r2": Measure("slant predicted within a digit, R²", 3, better="higher", tolerance=0.03),
-    "thickness_r2": Measure(
-        "thickness predicted within a digit, R²", 3, better="higher", tolerance=0.03
-    ),
-    "size_r2": Measure("size predicted within a digit, R²", 3, better="higher", tolerance=0.03),
-    "slant_ridge_r2": Measure(
-        "slant predicted within a digit, by a ridge, R²", 3, better="higher", tolerance=0.03
-    ),
+    "slant_r2": Measure("slant predicted within a digit, R²", 3, tolerance=0.03),
+    "thickness_r2": Measure("thickness predicted within a digit, R²", 3, tolerance=0.03),
+    "size_r2": Measure("size predicted within a digit, R²", 3, tolerance=0.03),
+    "slant_ridge_r2": Measure("slant predicted within a digit, by a ridge, R²", 3, tolerance=0.03),
     "thickness_ridge_r2": Measure(
-        "thickness predicted within a digit, by a ridge, R²", 3, better="higher", tolerance=0.03
+        "thickness predicted within a digit, by a ridge, R²", 3, tolerance=0.03
     ),
-    "size_ridge_r2": Measure(
-        "size predicted within a digit, by a ridge, R²", 3, better="higher", tolerance=0.03
-    ),
+    "size_ridge_r2": Measure("size predicted within a digit, by a ridge, R²", 3, tolerance=0.03),
     "linear_probe_accuracy": Measure(
-        "digit predicted by a linear probe", 2, percent=True, better="higher", tolerance=0.005
+        "digit predicted by a linear probe", 2, percent=True, tolerance=0.005
     ),
     "latent_silhouette": Measure("silhouette of the latents", 3, tolerance=0.03),
-    "latent_within_class_share": Measure(
-        "share of the latents' variance within digits", 3, tolerance=0.03
-    ),
     "latent_correlation": Measure(
-        "correlation between two latents, mean absolute", 3, better="lower", tolerance=0.03
+        "correlation between two latents, mean absolute", 3, tolerance=0.03
     ),
     "augmentation_share": Measure(
-        "share of the latents' variance due to augmentation", 3, better="lower", tolerance=0.03
+        "share of the latents' variance due to augmentation", 3, tolerance=0.03
     ),
     # of a fit on few examples
     "fitted_step": Measure("step from which all labelled images are right", 0, tolerance=20),
     "lowest_loss_step": Measure("step of the lowest test loss", 0, tolerance=100),
-    "last_over_lowest_loss": Measure(
-        "last test loss over the lowest", 2, better="lower", tolerance=0.1
-    ),
+    "last_over_lowest_loss": Measure("last test loss over the lowest", 2, tolerance=0.1),
     "gain_after_fitted": Measure(
         "test accuracy gained after all labelled images are right", 2, percent=True, tolerance=0.02
     ),
     # of a number of labels with another start
     "worth_in_labels": Measure(
-        "labels per digit from scratch that are worth as much", 0, better="higher", tolerance=5
+        "labels per digit from scratch that are worth as much", 0, tolerance=5
     ),
     # of a model
     "weights": Measure("weights", 0),
-    "seconds": Measure("seconds of training", 1, better="lower", tolerance=1e9),
+    "seconds": Measure("seconds of training", 1, tolerance=1e9),
 }
 
 

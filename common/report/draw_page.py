@@ -204,8 +204,8 @@ def write(output_dir: Path, data_dir: Path = DATA_DIR) -> Path:
     missing = [f"python {step}.py" for step in NEEDS if step not in published.firsts]
     if missing:
         raise run.InputError(
-            f"{output_dir}: got no finished results of some questions, expected all five: run"
-            f" {'; '.join(missing)}"
+            f"{output_dir}: got no results that belong together of some questions, expected all"
+            f" five: run {'; '.join(missing)} (again)"
         )
     options = published.firsts["q1_autoencoder"].config["options"]
     test = data.load(options["dataset"], data_dir).test

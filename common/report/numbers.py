@@ -6,6 +6,7 @@ lie in the output folder itself, those of the others in seed1, seed2, ...; a stu
 """
 
 import dataclasses
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ import pandas
 from common import results
 from common.measures.names import MEASURES, Measure
 from common.measures.statistics import Interval
-from common.run import InputError, read_table
+from common.run import REPOSITORY, InputError, Options, command, read_table
 
 COLUMNS = ["step", "model", "subset", "split", "measure", "seed", "value"]
 KEY = ["step", "model", "subset", "split", "measure"]
@@ -23,6 +24,9 @@ ALL = ""  # trained on all labels
 REPORT = "report"  # on the exercise's 100 images, as few_shot.REPORT: importing that loads torch
 BALANCED = "balanced"  # on class-balanced subsets: "balanced 1", "balanced 2", ...
 GAP = "labelled minus test"  # a difference of two splits, written like a split
+# What a config.json says that is not of an older version
+CONFIG = {"command", "options", "device", "threads", "versions", "git_commit"}
+CONFIG |= {"code_files", "code_sha256", "data_sha256"}
 SPLITS = {
     "train": "training images",
     "validation": "validation images",
@@ -48,12 +52,18 @@ class Number:
 class Result:
     """What a step left of one seed."""
 
+    step: str
     folder: Path
     config: dict[str, Any]
 
     @property
     def seed(self) -> int:
         return self.config["options"]["seed"]
+
+    @property
+    def root(self) -> Path:
+        """Return the folder of all steps of this seed."""
+        return self.folder.parents[self.step.count("/")]
 
     def difference_from(self, first: "Result") -> str:
         """Return in what it differs from the first seed's, so that they may not be pooled."""
@@ -78,41 +88,87 @@ class Published:
 def read(output_dir: Path) -> Published:
     """Read numbers.csv of every step of every seed; InputError if there is none.
 
-    The seeds of a step are pooled if options, code, data and versions are the first seed's.
+    The seeds of a step are pooled if options, code, data and versions are the first seed's. Left
+    out is what is of other data than most steps, or built on other results than lie beside it.
     """
-    tables, firsts, left_out = [], {}, []
+    written, left_out = {}, []
     for step in find_steps(output_dir):
-        seeds = set()
         for folder in [output_dir / step, *sorted(output_dir.glob(f"seed*/{step}"))]:
             config = results.read_config(folder)
-            if config is None:
-                reason = "unfinished, or changed since"
+            if config and config.keys() >= CONFIG:
+                written[folder] = Result(step, folder, config)
             else:
-                result = Result(folder, config)
-                reason = result.difference_from(firsts.setdefault(step, result))
-                if result.seed in seeds:
-                    reason = f"seed {result.seed} again"
-            if reason:
-                left_out.append(f"{folder.relative_to(output_dir).as_posix()} ({reason})")
-                continue
-            seeds.add(result.seed)
-            table = read_table(folder / "numbers.csv")
-            tables.append(table.assign(step=step, seed=result.seed))
+                left_out.append((folder, "unfinished, or changed since"))
+    usual = most_common_data(list(written.values()))
 
+    tables, firsts = [], {}
+    taken = set()  # steps and seeds
+    for folder, result in written.items():
+        reason = other_data(result, usual) or other_needs(result, written)
+        if not reason:
+            reason = result.difference_from(firsts.setdefault(result.step, result))
+        if (result.step, result.seed) in taken:
+            reason = f"seed {result.seed} again"
+        if reason:
+            left_out.append((folder, reason))
+            continue
+        taken.add((result.step, result.seed))
+        table = read_table(folder / "numbers.csv")
+        tables.append(table.assign(step=result.step, seed=result.seed))
+
+    reasons = []
+    for folder, reason in left_out:
+        reasons.append(f"{folder.relative_to(output_dir).as_posix()} ({reason})")
     if not tables:
+        found = ", ".join(reasons) or "no results"
         raise InputError(
-            f"{output_dir}: got no results, expected some: make them with `python reproduce.py`"
+            f"{output_dir}: got {found}, expected results: make them with `python reproduce.py`"
         )
-    return Published(pandas.concat(tables, ignore_index=True)[COLUMNS], firsts, left_out)
+    return Published(pandas.concat(tables, ignore_index=True)[COLUMNS], firsts, reasons)
 
 
 def find_steps(output_dir: Path) -> list[str]:
-    """Return the steps that the first seed has results of: questions, then studies."""
+    """Return the steps that the first seed has results of: questions, then studies.
+
+    A folder that is called like no script, say a copy, is none.
+    """
     steps = []
     for pattern in ("q[1-9]_*/numbers.csv", "studies/*/numbers.csv"):
         for path in sorted(output_dir.glob(pattern)):
-            steps.append(path.parent.relative_to(output_dir).as_posix())
+            step = path.parent.relative_to(output_dir).as_posix()
+            if (REPOSITORY / f"{step}.py").exists():
+                steps.append(step)
     return steps
+
+
+def most_common_data(found: list[Result]) -> Result | None:
+    """Return one of the results of the data that most have; of the first if equally many."""
+    if not found:
+        return None
+    data_sha256 = statistics.mode(result.config["data_sha256"] for result in found)
+    return next(result for result in found if result.config["data_sha256"] == data_sha256)
+
+
+def other_data(result: Result, usual: Result) -> str:
+    """Say how to mend results of other data than the usual; empty if they are of these."""
+    if result.config["data_sha256"] == usual.config["data_sha256"]:
+        return ""
+    options = Options(dataset=usual.config["options"]["dataset"], seed=result.seed)
+    return f"other data: run `{command(REPOSITORY / f'{result.step}.py', options)}`"
+
+
+def other_needs(result: Result, written: dict[Path, Result]) -> str:
+    """Say how to mend results that were built on others than lie beside them; empty if they were
+    not.
+    """
+    for step, result_sha256 in result.config.get("built_on", {}).items():
+        beside = written.get(result.root / step)
+        if beside is None:
+            continue
+        is_other = results.result_sha256(beside.config) != result_sha256
+        if is_other or other_needs(beside, written):
+            return f"built on another {step} than there is now: run `{result.config['command']}`"
+    return ""
 
 
 def kind(subset: str) -> str:

@@ -8,7 +8,7 @@ Imports no torch.
 import ast
 import base64
 import dataclasses
-import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,8 @@ def write(output_dir: Path) -> Path:
 def section(published: Published, output_dir: Path, step: str) -> Section:
     """Return what the pages show of a step."""
     first = published.firsts[step]
-    paths = sorted(first.folder.glob("*.png"), key=place)
+    names = [name for name in first.config["files_sha256"] if name.endswith(".png")]
+    paths = sorted((first.folder / name for name in names), key=place)
     figures = []
     for path in paths:
         title, caption = style.texts(path)
@@ -104,8 +105,6 @@ def section(published: Published, output_dir: Path, step: str) -> Section:
 def question(step: str) -> str:
     """Return a script's question, with which it begins. It is not imported: that loads torch."""
     script = run.REPOSITORY / f"{step}.py"
-    if not script.exists():  # results of a script that is gone
-        return short_name(step)
     docstring = ast.get_docstring(ast.parse(script.read_text("utf-8")))
     return " ".join(docstring.partition("\n\n")[0].split())
 
@@ -179,9 +178,10 @@ def render(name: str, content: dict[str, Any]) -> str:
 
 def write_whole(path: Path, text: str) -> Path:
     """Write a text to ``path``, whole or not at all, and return the path."""
-    beside = path.with_name(f".{path.name}-{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    return beside.replace(path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as beside:
+        written = Path(beside, path.name)
+        written.write_text(text, encoding="utf-8")
+        return written.replace(path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

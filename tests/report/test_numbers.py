@@ -1,6 +1,7 @@
 """Tests of common/report/numbers.py: pooling and comparison, worked by hand."""
 
 import dataclasses
+import shutil
 
 import numpy
 import pandas
@@ -8,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from common import few_shot, run
+from common import few_shot, results, run
 from common.measures.names import MEASURES
 from common.measures.statistics import interval
 from common.report import numbers as tables
@@ -129,6 +130,60 @@ def test_results_that_were_changed_are_left_out(outputs):
     published = tables.read(outputs)
     assert set(published.numbers.seed) == {0, 1}
     assert len(published.left_out) == 1
+
+
+def write_built(outputs, step, needs, rows, **changes):
+    """Write a step's results of seed 0, built on those that lie beside."""
+    built_on = {}
+    for name in needs:
+        built_on[name] = results.result_sha256(results.read_config(outputs / name))
+    return write_step(outputs, step, 0, rows, built_on=built_on, **changes)
+
+
+def test_what_was_built_on_other_results_is_left_out_and_the_command_named(tmp_path):
+    q1, q5, study = "q1_autoencoder", "q5_transfer", "studies/augmentation"
+    write_step(tmp_path, q1, 0, [("Q1", "", "test", "l1", 0.02)])
+    tuned = [("fine-tuned", "", "test", "accuracy", 0.9)]
+    write_built(tmp_path, q5, [q1], tuned, command=f"python {q5}.py --shots 5")
+    write_built(tmp_path, study, [q5], tuned)
+    assert list(tables.read(tmp_path).firsts) == [q1, q5, study]
+
+    write_step(tmp_path, q1, 0, [("Q1", "", "test", "l1", 0.03)])
+    published = tables.read(tmp_path)
+    assert list(published.firsts) == [q1] and set(published.numbers.step) == {q1}
+    of_q5, of_study = published.left_out  # that was built on what was built on another
+    assert of_q5.startswith(f"{q5} (") and q1 in of_q5 and f"`python {q5}.py --shots 5`" in of_q5
+    assert of_study.startswith(f"{study} (") and q5 in of_study
+
+    write_built(tmp_path, q5, [q1], tuned)
+    assert tables.read(tmp_path).left_out == []  # its numbers are the same again
+
+
+def test_what_is_of_other_data_than_most_is_left_out_and_the_command_named(outputs):
+    other = {"options": {"dataset": "kmnist"}, "data_sha256": "k" * 64}
+    write_step(outputs, "q1_autoencoder", 0, [("Q1", "", "test", "l1", 0.02)], **other)
+    published = tables.read(outputs)
+    assert list(published.firsts) == [Q4]
+    (line,) = published.left_out
+    assert line.startswith("q1_autoencoder (") and "`python q1_autoencoder.py`" in line
+
+
+def test_copies_are_no_steps_and_strange_files_no_results(outputs):
+    expected = len(tables.read(outputs).numbers)
+    for name in (f"{Q4} (copy)", f"{Q4}_old"):
+        shutil.copytree(outputs / Q4, outputs / name)
+    published = tables.read(outputs)
+    assert list(published.firsts) == [Q4] and published.left_out == []
+    assert len(published.numbers) == expected
+
+    path = write_step(outputs, "q1_autoencoder", 0, []) / "config.json"
+    strange = [b"\xff\xfe\x01", "{}".encode("utf-16"), b"[" * 10**5, b'{"files_sha256": {}}', None]
+    for content in strange:
+        path.unlink()
+        path.mkdir() if content is None else path.write_bytes(content)
+        published = tables.read(outputs)
+        assert list(published.firsts) == [Q4]
+        assert published.left_out == ["q1_autoencoder (unfinished, or changed since)"]
 
 
 def test_a_folder_without_results_is_the_users_mistake(tmp_path):

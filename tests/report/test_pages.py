@@ -75,6 +75,16 @@ def test_titles_and_captions_come_from_the_figures_and_are_escaped(tmp_path):
     assert "Q1: what does an encoder keep" in page  # the script's docstring
 
 
+def test_a_damaged_figure_that_no_script_wrote_is_not_shown(tmp_path):
+    folder = write_step(tmp_path, Q1, 0, [("Q1", "", "test", "l1", 0.02)])
+    write_figure(folder / "loss.png", "Loss", "It falls")
+    seal(folder)
+    (folder / "mine.png").write_bytes((folder / "loss.png").read_bytes()[:999])
+    (folder / "folder.png").mkdir()
+    assert pages.write(tmp_path).read_text("utf-8").count("<img") == 1
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] == ".") == []
+
+
 def test_studies_come_after_the_questions(tmp_path):
     write_step(tmp_path, STUDY, 0, [("scratch", "", "test", "accuracy", 0.5)])
     write_step(tmp_path, Q1, 0, [("Q1", "", "test", "l1", 0.02)])
