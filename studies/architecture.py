@@ -432,11 +432,9 @@ def main(config: Config) -> None:
         f"test L1 {l1['two linear layers']:.4f} with two linear layers,"
         f" {l1['one linear layer']:.4f} with one, {l1['no linear layer']:.4f} with none"
     )
-    print(scores.loc[list(variants), ["l1", "mse", "weights", "seconds"]].round(4).to_string())
-    for measure in ("l1", "slant_r2", "deviation_kept", "deviation_correlation"):
-        chosen = sweep[(sweep.measure == measure) & (sweep.series != "Q2")]
-        print(f"\n{measure}, by the number of latents")
-        print(chosen.pivot(index="series", columns="x", values="value").round(4).to_string())
+    print("reconstructions read as their digit, %, by the number of latents")
+    read = sweep[sweep.measure == "reading_accuracy"]
+    print((100 * read.pivot(index="series", columns="x", values="value")).round(1).to_string())
     results.finish(mnist.sha256)
 
 

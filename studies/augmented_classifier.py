@@ -32,6 +32,7 @@ Writes:  outputs/studies/augmented_classifier/: numbers.csv, classifiers.png, de
 import dataclasses
 from functools import partial
 
+import pandas
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -227,16 +228,19 @@ def main(config: Config) -> None:
     changes = scores.variance_explained[augmented[1].decoder]
     changes -= scores.variance_explained[plain.decoder]
     print(f"label smoothing changes the variance that Q3 explains by {changes:+.3f}")
-    for variant in (plain, *augmented):
-        accuracy = scores.accuracy[variant.classifier]
-        explained = scores.variance_explained[variant.decoder]
-        print(f"{variant.words}: test accuracy {accuracy:.2%}, Q3 explains {explained:.3f}")
-    names = [variant.classifier for variant in classifiers]
-    measures = ["accuracy", "averaged_accuracy", "cross_entropy", "calibration_error"]
-    print(scores.loc[names, measures].round(4).to_string())
-    names = [variant.decoder for variant in decoders]
-    measures = ["l1", "slant_r2", "variance_explained", "deviation_kept", "reading_accuracy"]
-    print(scores.loc[names, measures].round(4).to_string())
+    variants = [plain, *augmented]
+    of_classifiers = scores.loc[[variant.classifier for variant in variants]]
+    of_decoders = scores.loc[[variant.decoder for variant in variants]]
+    table = pandas.DataFrame(
+        {
+            "accuracy": of_classifiers.accuracy.to_numpy(),
+            "calibration error": of_classifiers.calibration_error.to_numpy(),
+            "Q3 explains": of_decoders.variance_explained.to_numpy(),
+            "Q3 keeps": of_decoders.deviation_kept.to_numpy(),
+        },
+        index=[variant.words for variant in variants],
+    )
+    print(table.round(4).to_string())
     results.finish(mnist.sha256)
 
 

@@ -340,9 +340,7 @@ def main(config: Config) -> None:
         f" {explained['probabilities']:.3f} from probabilities"
     )
     measures = ["l1", "variance_explained", "deviation_correlation", "reading_accuracy"]
-    print(scores.loc[list(drawn)[1:], measures].round(4).to_string())
-    measures = ["slant_r2", "slant_ridge_r2", "thickness_r2", "thickness_ridge_r2", "size_r2"]
-    print(test_scores(results.numbers).loc[list(encoders), measures].round(3).to_string())
+    print(scores.loc[list(drawn)[1:], measures].T.round(3).to_string(na_rep=""))
     results.finish(mnist.sha256)
 
 

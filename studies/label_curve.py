@@ -246,8 +246,6 @@ def main(config: Config) -> None:
     print(in_words(worth.loc[shots, "fine-tuned"], shots))
     print("test accuracy, %, by labels per digit")
     print((100 * means.T).round(1).to_string(na_rep=""))
-    print("\nworth in labels per digit from scratch")
-    print(worth.T.round(0).to_string(na_rep=""))
     results.finish(mnist.sha256)
 
 

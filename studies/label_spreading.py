@@ -287,7 +287,7 @@ def main(config: Config) -> None:
     gain = percent[BEST, "test"] - percent[BASELINE, "test"]
     print(f"labels passed on, from views' encoder, minus 100 labels alone: {gain:+.2f} points")
     print("share of right labels and test accuracy, means of the balanced subsets, %")
-    print(table.loc[[BASELINE, *labels, BEST]].round(2).to_string())
+    print(table.loc[[BASELINE, ANSWERS, BOTH, BEST]].round(2).to_string(na_rep=""))
     results.finish(mnist.sha256)
 
 

@@ -48,7 +48,6 @@ import pandas
 
 from common import run
 from common.figures import dots
-from common.measures.names import MEASURES
 from common.report import numbers as tables
 from common.report import verdicts
 from common.report.numbers import BALANCED, Number
@@ -216,24 +215,10 @@ def main(config: Config) -> None:
     table = table.pivot(index=["claim", "comparison"], columns="dataset", values="cell")
     columns = [config.dataset, *config.others]
     print(table.reindex(columns=columns).astype(object).fillna("").to_string())
-    print(level_table(results.numbers, columns).to_string())
     for name in config.others:
         if name not in found:
             print(f"{name} is not there: {command_for(name, config)}")
     results.finish(results.needed[Q1]["data_sha256"])
-
-
-def level_table(numbers: pandas.DataFrame, columns: list[str]) -> pandas.DataFrame:
-    """Return LEVELS as text, a column for each data set."""
-    values = numbers.set_index(["model", "measure"]).value
-    rows = {}
-    for number in LEVELS:
-        form = MEASURES[number.measure]
-        rows[f"{number.model}, {form.words}"] = row = {}
-        for dataset in columns:
-            key = (f"{dataset}, {number.model}", number.measure)
-            row[dataset] = form.format(values[key]) if key in values else ""
-    return pandas.DataFrame.from_dict(rows, orient="index")
 
 
 if __name__ == "__main__":

@@ -63,7 +63,6 @@ from common.few_shot import REPORT, Subset
 from common.figures import dots
 from common.losses import refuse_collapse
 from common.measures.handwriting import handwriting
-from common.measures.names import MEASURES
 from common.models import Autoencoder, Classifier, Encoder, Head
 from q1_autoencoder import build as build_q1
 from q1_autoencoder import loss as q1_loss
@@ -343,20 +342,12 @@ def main(config: Config) -> None:
     numbers = pandas.concat([read_other_fits(results), results.numbers])
     plot(results, numbers)
 
-    on_test = results.numbers[results.numbers.model.isin(PRETEXTS)]
-    latents = on_test.pivot(index="model", columns="measure", values="value")
     table = 100 * accuracies(numbers)
     best = table.frozen.idxmax()
     print(f"a head on the frozen encoder, 100 labels: {table.frozen[best]:.2f}% after {best}")
     print("test accuracy with 100 labels, mean of the balanced subsets, %")
     print(table.round(2).to_string())
-    print(latents.loc[list(PRETEXTS)].rename(columns=words).round(3).to_string())
     results.finish(mnist.sha256)
-
-
-def words(measure: str) -> str:
-    """Return what a measure is called."""
-    return MEASURES[measure].words
 
 
 if __name__ == "__main__":

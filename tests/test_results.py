@@ -231,6 +231,19 @@ def test_the_code_of_a_result_is_what_was_imported_of_this_repository():
     assert len(sums) == 3
 
 
+def test_code_is_the_same_whatever_its_docstrings_and_comments_say(tmp_path):
+    path = tmp_path / "code.py"
+
+    def sha256_of(text: str) -> str:
+        path.write_text(text)
+        return results.code_sha256([path])  # absolute
+
+    of_code = sha256_of('"""Of 3 seeds."""\n\nN = 3\nTEXT = "a"\n')
+    assert sha256_of('"""Of 10\nseeds."""\nN = 3  # three\nTEXT = \'a\'\n') == of_code
+    others = ["N = 4\nTEXT = 'a'\n", "N = 3\nTEXT = 'b'\n", "N = 3\nTEXT = ('a'\n"]
+    assert len({of_code, *map(sha256_of, others)}) == 4
+
+
 def commit(folder: Path) -> None:
     """Make a folder a git repository of one commit, of all that is in it."""
     environment = {name: text for name, text in os.environ.items() if name[:4] != "GIT_"}

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from common.figures import style
 
@@ -68,6 +67,8 @@ def plot_rows(
 
 def draw_row(row: Row, groups: int) -> Tensor:
     """Return a row's images side by side (height, width), in equal groups with a gap between."""
+    from torchvision.utils import make_grid  # a quarter of the seconds that --help would take
+
     parts = []
     for images in row.images.detach().cpu().float().chunk(groups):
         if parts:
