@@ -35,9 +35,11 @@ def test_runs_what_is_not_there_after_what_it_needs_and_then_nothing(repository)
     for printed in ("the answer", str(repository.outputs / "report.html"), "the page"):
         assert printed in done.stdout
 
-    # Other code but the same numbers: what is built on them stays.
+    # Other code but the same numbers: what is built on them stays. A comment is no code.
     script = repository.root / "q4_few_shot.py"
-    script.write_text(script.read_text() + "# and a comment\n")
+    script.write_text(script.read_text() + "# a comment\n")
+    assert repository.run().returncode == 0 and repository.ran() == []
+    script.write_text(script.read_text() + "OTHER = 1\n")
     again = repository.run()
     assert again.returncode == 0 and repository.ran() == ["q4_few_shot 0"]
     assert repository.run().returncode == 0 and repository.ran() == []

@@ -4,7 +4,7 @@
 
 On another machine a seed is another draw, as far off as another seed. So a number is reproduced if
 it lies where one more seed of the published run would (a prediction interval by Student's t), give
-or take the tolerance of its measure.
+or take one in the last digit that is printed.
 """
 
 import dataclasses
@@ -39,7 +39,8 @@ HEADLINES: list[Number | Comparison] = [
     minus_scratch("fine-tuned", {}),
 ]
 LEVEL = 0.95
-HEADLINE_LEVEL = 0.99  # one of many numbers is outside 95 % more often than not
+HEADLINE_LEVEL = 0.999  # one of many numbers is outside 95 % more often than not
+UNCOUNTED = {"seconds"}  # of a machine, not of a model
 # Of PCA's blurred digits two readers read up to 3 points more or less; the spread over seeds does
 # not show it, since these share a reader.
 TOLERANCES = {Number(Q3, "PCA-12", "reading_accuracy"): 0.03}
@@ -100,7 +101,7 @@ def compare_headline(
     else:
         form = MEASURES[number.measure]
         write = form.format
-    expected = expected_range(published, HEADLINE_LEVEL, form.tolerance)
+    expected = expected_range(published, HEADLINE_LEVEL, form.last_digit)
     is_reproduced = expected.holds(here.mean())
     line = f"{number}: {write(here.mean())}, published {write(expected.mean)}"
     line += f", expected {write(expected.low)} to {write(expected.high)}"
@@ -112,9 +113,9 @@ def count_others(fresh: pandas.DataFrame, reference: pandas.DataFrame) -> tuple[
     inside = total = 0
     for step, model, subset, split, measure in tables.pool(reference).index:
         number = Number(step, model, measure, subset, split)
-        if number in HEADLINES or step not in set(fresh.step):
+        if number in HEADLINES or measure in UNCOUNTED or step not in set(fresh.step):
             continue
-        tolerance = TOLERANCES.get(number, MEASURES[measure].tolerance)
+        tolerance = TOLERANCES.get(number, MEASURES[measure].last_digit)
         expected = expected_range(tables.per_seed(reference, number), LEVEL, tolerance)
         inside += expected.holds(tables.per_seed(fresh, number).mean())
         total += 1
