@@ -5,9 +5,9 @@ are.
 
 Mean ± standard deviation of 3 seeds, on the 10,000 test images:
 
-                                    accuracy        cross-entropy
+                                    accuracy        cross_entropy
     Q2                              99.10% ± 0.10   0.028 ± 0.002
-    logistic regression on pixels   91.93%
+    logistic regression on pixels   91.93%          -
 
 Run:     python q2_classifier.py
 Needs:   nothing; fetches the data on first use

@@ -6,19 +6,26 @@ is what it is compared with: the same architecture, but its encoder was trained 
 The course report makes three claims about the two: (a) what their encoders keep, (b) where digits
 of one class vary more, (c) where the classes lie farther apart. Measured on the 10,000 test images.
 
-Mean ± standard deviation of 3 seeds; the encoder of Q3 is Q2's:
+Mean ± standard deviation of 3 seeds, the encoder of Q3 being Q2's. (a) What is predicted from the
+latents, slant and thickness within a digit:
 
-                                                  Q1                Q3                PCA-12
-    (a) slant, predicted from the latents (R^2)   0.940 ± 0.005     0.551 ± 0.020
-        thickness, likewise                       0.874 ± 0.002     0.156 ± 0.013
-        digit, predicted by a linear probe        94.47% ± 0.34     99.12% ± 0.08
-    (b) deviation within a digit that is kept     0.988 ± 0.001     0.896 ± 0.005     0.654
-        its correlation with the original's       0.908 ± 0.001     0.648 ± 0.005     0.654
-        variance within a digit explained         0.819 ± 0.002     0.346 ± 0.007     0.410
-    (c) silhouette of the reconstructions         0.056 ± 0.000     0.093 ± 0.001     0.098
-        read as the right digit                   97.27% ± 0.01     96.87% ± 0.26     77.90%
-        silhouette of the latents                 0.183 ± 0.005     0.681 ± 0.011
-    L1 per pixel                                  0.0270 ± 0.0001   0.0606 ± 0.0005   0.0948
+         slant_r2        thickness_r2    linear_probe_accuracy
+    Q1   0.940 ± 0.005   0.874 ± 0.002   94.47% ± 0.34
+    Q3   0.551 ± 0.020   0.156 ± 0.013   99.12% ± 0.08
+
+(b) How reconstructions vary within a digit:
+
+             deviation_kept   deviation_correlation   variance_explained
+    Q1       0.988 ± 0.001    0.908 ± 0.001           0.819 ± 0.002
+    Q3       0.896 ± 0.005    0.648 ± 0.005           0.346 ± 0.007
+    PCA-12   0.654            0.654                   0.410
+
+(c) How well digits can be told apart, in reconstructions and latents; and the error per pixel:
+
+             pixel_silhouette   reading_accuracy   latent_silhouette   l1
+    Q1       0.056 ± 3e-04      97.27% ± 0.01      0.183 ± 0.005       0.0270 ± 0.0001
+    Q3       0.093 ± 0.001      96.87% ± 0.26      0.681 ± 0.011       0.0606 ± 0.0005
+    PCA-12   0.098              77.90%             -                   0.0948
 
 Run:     python q3_frozen_decoder.py
 Needs:   q1_autoencoder.py and q2_classifier.py, run before with the same --output-dir

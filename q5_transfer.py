@@ -8,15 +8,16 @@ differs:
     frozen               Q1's weights, kept: only the head trains
     frozen, all labels   the same with the labels of all 55,000 training images, for comparison
 
-Mean ± standard deviation of 3 seeds, on the 10,000 test images; of each seed the mean of three
-balanced subsets:
+Mean ± standard deviation over the balanced subsets of 3 seeds, three each, and of the report's:
 
-    accuracy                           balanced subsets       the report's subset
-    scratch                            75.84% ± 0.80          64.82% ± 1.92
-    fine-tuned                         85.05% ± 2.17          78.13% ± 1.59
-    frozen                             89.55% ± 1.37          83.88% ± 0.55
-    frozen, all labels                 97.51% ± 0.14
-    fine-tuned minus scratch, points   +9.2 (+5.0 to +13.4)   +13.3 (+10.5 to +16.1)
+                         accuracy        accuracy/report
+    scratch              75.84% ± 1.71   64.82% ± 1.92
+    fine-tuned           85.05% ± 2.35   78.13% ± 1.59
+    frozen               89.55% ± 1.76   83.88% ± 0.55
+    frozen, all labels   97.51% ± 0.14   -
+
+Fine-tuned minus scratch: +9.2 (+5.0 to +13.4) points on balanced subsets, +13.3 (+10.5 to +16.1) on
+the report's.
 
 Run:     python q5_transfer.py
 Needs:   q1_autoencoder.py and q4_few_shot.py, run before with the same --output-dir

@@ -1,4 +1,4 @@
-"""Fill the tables in the docstrings of the studies from the published numbers.
+"""Fill the tables in the docstrings of scripts and studies from the published numbers.
 
     python -m common.report.docstrings    # after common.report.publish
 
@@ -10,7 +10,7 @@ model, up to an empty line:
 
 "of 3 seeds," becomes as many as were published. A measure is of test images and, where labels are
 few, of balanced subsets; "accuracy/report" is of the report's subset, "accuracy/unlabelled" of that
-split. A model that is none of the study's own is looked up in the other steps, for as many seeds.
+split. A model that is none of the script's own is looked up in the other steps, for as many seeds.
 """
 
 import dataclasses
@@ -101,9 +101,10 @@ def fill(source: str, step: str, numbers: pandas.DataFrame) -> str:
     return SEEDS.sub(f"of {len(seeds)} seeds,", "\n".join(filled))
 
 
-def studies() -> dict[str, Path]:
-    """Return the scripts of the studies by step."""
-    return {f"studies/{path.stem}": path for path in sorted(run.REPOSITORY.glob("studies/*.py"))}
+def scripts() -> dict[str, Path]:
+    """Return the five scripts and the studies, by step."""
+    paths = sorted([*run.REPOSITORY.glob("q[1-9]_*.py"), *run.REPOSITORY.glob("studies/*.py")])
+    return {path.relative_to(run.REPOSITORY).with_suffix("").as_posix(): path for path in paths}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,9 +114,9 @@ class Config:
 
 
 def main(config: Config) -> None:
-    """Fill the docstrings of all studies that were published."""
+    """Fill the docstrings of all scripts whose numbers were published."""
     numbers = run.read_table(config.reference).fillna({"subset": ALL})
-    for step, path in studies().items():
+    for step, path in scripts().items():
         source = path.read_text("utf-8")
         text = fill(source, step, numbers)
         if step in set(numbers.step) and text != source:

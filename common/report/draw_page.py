@@ -172,8 +172,8 @@ def measured(numbers: pandas.DataFrame, seed: int) -> dict[str, str]:
     texts = {}
     for model in ("Q1", "Q3"):
         for feature in ("slant", "thickness"):
-            shares = tables.per_seed(numbers, Number("q3_frozen_decoder", model, f"{feature}_r2"))
-            texts[f"{model}_{feature}"] = f"{shares.mean():.0%}"
+            slope = Number("q3_frozen_decoder", model, f"{feature}_slope")
+            texts[f"{model}_{feature}"] = f"{tables.per_seed(numbers, slope).mean():.0%}"
 
     # Measured of Q2 itself, if that study was run.
     calibration = Number("studies/augmented_classifier", "Q2, plain", "calibration_error")

@@ -10,10 +10,12 @@ import pytest
 from common import run
 from common.measures.names import MEASURES
 from common.report import comparisons, docstrings, verdicts
+from common.report import numbers as tables
 
 ROOT = run.REPOSITORY
-SCRIPTS = sorted([*ROOT.glob("q[1-9]_*.py"), *ROOT.glob("studies/*.py")])
 NUMBERS = run.read_table(ROOT / "outputs" / "reference" / "results.csv").fillna({"subset": ""})
+# 99.10% ± 0.10
+MEAN = re.compile(r"[\d.]+%? ± [\d.e-]+")
 # +9.2 (+5.0 to +13.4)
 INTERVAL = re.compile(r"([+-][\d.]+) \(([+-][\d.]+) to ([+-][\d.]+)\)")
 
@@ -44,16 +46,26 @@ def assert_published(text):
         assert texts in {rounded(judged, digits) for judged in all_compared()}
 
 
-@pytest.mark.parametrize("step", docstrings.studies())
-def test_tables_of_a_study_are_published(step):
-    source = docstrings.studies()[step].read_text("utf-8")
+@pytest.mark.parametrize("step", docstrings.scripts())
+def test_tables_of_a_docstring_are_published(step):
+    source = docstrings.scripts()[step].read_text("utf-8")
     if step in set(NUMBERS.step):
         assert docstrings.fill(source, step, NUMBERS) == source
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_intervals_of_a_docstring_are_published(script):
-    assert_published(ast.get_docstring(ast.parse(script.read_text("utf-8"))) or "")
+@pytest.mark.parametrize("step", docstrings.scripts())
+def test_intervals_of_a_docstring_are_published(step):
+    source = docstrings.scripts()[step].read_text("utf-8")
+    assert_published(ast.get_docstring(ast.parse(source)) or "")
+
+
+@pytest.mark.parametrize("name", ["README.md", "studies/README.md"])
+def test_means_of_a_readme_are_published(name):
+    pooled = tables.pool(NUMBERS).reset_index()
+    published = set()
+    for number in pooled.itertuples():
+        published.add(tables.mean_text(MEASURES[number.measure], number.mean, number.std))
+    assert set(MEAN.findall((ROOT / name).read_text("utf-8"))) <= published
 
 
 @pytest.mark.parametrize("name", ["README.md", "studies/README.md"])
