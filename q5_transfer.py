@@ -218,7 +218,8 @@ def main(config: Config) -> None:
 
     table = 100 * compare(numbers)
     gain = table["fine-tuned minus scratch"].drop(REPORT).mean()
-    print(f"fine-tuned minus scratch: {gain:+.1f} points; test accuracy, %:")
+    print(f"fine-tuned minus scratch: {gain:+.1f} points")
+    table.columns.name = "test accuracy, %"
     table.loc["mean of balanced subsets"] = table.drop(REPORT).mean()
     print(table.round(1).to_string())
     results.finish(mnist.sha256)

@@ -244,7 +244,8 @@ def main(config: Config) -> None:
 
     mean = 100 * gains(numbers).drop(REPORT).mean()
     gain = mean["Q1's encoder, augmented"]
-    print(f"augmented, fine-tuned minus scratch: {gain:+.1f} points; differences, points:")
+    print(f"augmented, fine-tuned minus scratch: {gain:+.1f} points")
+    print("differences in test accuracy, points")
     shown = ["augmentation, all that differs", "augmentation alone, long", "Q1's encoder, plain"]
     shown += ["Q1's encoder, augmented", "Q1's encoder frozen, augmented"]
     print(mean[shown].round(2).to_string())

@@ -127,7 +127,9 @@ def quantised(image: Image.Image) -> Image.Image:
 def legend_below(drawn: Figure, axes: Axes, columns: int) -> None:
     """Put the axes' legend under the figure."""
     handles, labels = axes.get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=columns)
+    legend = drawn.legend(handles, labels, loc="outside lower center", ncols=columns)
+    for line in legend.get_lines():  # so short, a thin one is hardly seen
+        line.set_linewidth(max(1.5, line.get_linewidth()))
 
 
 def percent_axis(axis: matplotlib.axis.Axis) -> None:
