@@ -27,6 +27,14 @@ def test_either_loop_trains_its_model_on_all_images(split):
         assert history.step.max() == 2  # of 128 and 72 images
 
 
+def test_time_to_the_goal_is_of_the_fewest_epochs_that_reach_it(data_dir, capsys):
+    benchmark.time_to_goal(data.load("own", data_dir), torch.device("cpu"))
+    *shorter, last = capsys.readouterr().out.splitlines()
+    reached = [float(line.split("epochs: ")[1].split("%")[0]) >= 99 for line in (*shorter, last)]
+    assert not any(reached[:-1])
+    assert reached[-1] or len(reached) == benchmark.MOST_EPOCHS
+
+
 def test_it_prints_a_line_for_each_model(data_dir, capsys):
     config = benchmark.Config(dataset="own", data_dir=data_dir, device="cpu", images=128)
     benchmark.main(config)
