@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import q2_classifier
 from common import benchmark, data
 
 
@@ -25,6 +26,10 @@ def test_either_loop_trains_its_model_on_all_images(split):
         assert contest.plain_turn() > 0
         history = contest.our_turn()
         assert history.step.max() == 2  # of 128 and 72 images
+
+
+def test_the_recipe_is_q2s():
+    assert q2_classifier.recipe(q2_classifier.Config()) == benchmark.Q2_RECIPE
 
 
 def test_time_to_the_goal_is_of_the_fewest_epochs_that_reach_it(data_dir, capsys):
