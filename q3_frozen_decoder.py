@@ -31,7 +31,7 @@ Run:     python q3_frozen_decoder.py
 Needs:   q1_autoencoder.py and q2_classifier.py, run before with the same --output-dir
 Writes:  outputs/q3_frozen_decoder/: model.safetensors, numbers.csv, history.csv, loss.png,
          pens.png, digits.png, claim_a.png, claim_b.png, claim_c.png
-Further: studies/frozen_controls.py (a random encoder, PCA, a wider decoder),
+Further: studies/frozen_controls.py (logits, probabilities, a random encoder),
          studies/augmented_classifier.py (the decoder of a Q2 that was trained on warped images)
 """
 

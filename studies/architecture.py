@@ -12,7 +12,7 @@ At the coarsest level, 64 channels of 4 x 4, between these and 12 latents:
     no linear layer              a convolution to 3 channels of 2 x 2, the 12 latents: each of them
                                  sees only a part of the image
 
-Mean ± standard deviation of 1 seeds, on test images:
+Mean ± standard deviation of 1 seed, on test images:
 
                         l1       mse      weights   seconds
     two linear layers   0.0325   0.0131   313,037   83.7

@@ -41,10 +41,10 @@ seeds a random encoder's latents tell thickness better than Q2's, by either prob
 neighbours alone; so few seeds do not show it. A decoder draws hardly anything from them.
 
 Probabilities hold as much as logits do, up to a common offset. But most of them are next to 0,
-where a decoder does not see what tells them apart. What it draws from them is hardly better than
-the mean image in squared error, so that some steps minimise cross-entropy in the place of L1
-(common/losses.py): 30 % of the first 215 and 2 to 5 % of the later ones, in a trial of 3 epochs
-(seed 101).
+where a decoder does not see what tells them apart. In squared error what it draws from them is only
+a little better than the mean of all images, and worse than the digit's, so that some steps minimise
+cross-entropy in the place of L1 (common/losses.py): 30 % of the first 215 and 2 to 5 % of the later
+ones, in a trial of 3 epochs (seed 101).
 
 Run:     python -m studies.frozen_controls
 Needs:   q1_autoencoder.py, q2_classifier.py and q3_frozen_decoder.py, run before with the same

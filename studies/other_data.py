@@ -165,7 +165,7 @@ def plot_claims(results: run.Results, judged: pandas.DataFrame, datasets: list[s
         results.folder / "claims.png",
         title,
         f"Means over seeds ({counts}). The comparisons that differ:"
-        f" {'; '.join(claim for claim, _ in signs.index[~is_alike]) or 'none'}.",
+        f" {'; '.join(': '.join(names) for names in signs.index[~is_alike]) or 'none'}.",
         results.numbers,
         groups,
         list(CLAIMED),

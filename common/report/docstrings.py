@@ -25,7 +25,7 @@ from common.report import numbers as tables
 from common.report.numbers import ALL, BALANCED, REPORT
 
 INDENT = "    "
-SEEDS = re.compile(r"of \d+ seeds,")
+SEEDS = re.compile(r"of \d+ seeds?,")
 MISSING = "-"
 
 
@@ -98,7 +98,8 @@ def fill(source: str, step: str, numbers: pandas.DataFrame) -> str:
         while is_header and lines[0].startswith(INDENT):
             rows.append(lines.pop(0))
         filled += filled_table(line, rows, pooled, step) if rows else [line]
-    return SEEDS.sub(f"of {len(seeds)} seeds,", "\n".join(filled))
+    plural = "" if len(seeds) == 1 else "s"
+    return SEEDS.sub(f"of {len(seeds)} seed{plural},", "\n".join(filled))
 
 
 def scripts() -> dict[str, Path]:

@@ -211,7 +211,7 @@ def differences(numbers: pandas.DataFrame, after: Number, before: Number | float
 def mean_text(form: Measure, mean: float, deviation: float) -> str:
     """Return a mean and, where values differ, their standard deviation as text."""
     text = form.format(mean)
-    if not deviation > 1e-9 * abs(mean):  # true for nan
+    if not deviation > 1e-6 * abs(mean):  # rounding of float32; true for nan
         return text
     digits = form.format(deviation).removesuffix("%")
     if not digits.strip("0."):  # it is small, not 0
@@ -233,7 +233,7 @@ def row_name(model: str, subset: str, split: str) -> str:
     """Return what a row of a table is called."""
     words = [model]
     if subset == REPORT:
-        words.append("the report's subset")
+        words.append("the course report's subset")
     if split != "test":
         words.append(SPLITS.get(split, split))
     return ", ".join(words)

@@ -49,7 +49,7 @@ class Comparison:
         if after.split == GAP:
             words += ", labelled minus test images"
         if after.subset == REPORT:
-            words += ", the report's subset"
+            words += ", the course report's subset"
         if self.sampling_error:
             words += ", if test images are resampled too"
         if isinstance(before, Number):
@@ -162,7 +162,7 @@ CLAIMS = [
     ),
     Claim(
         "(b)",
-        "Variability within a digit is higher in Q1; Q3 draws a general example of a digit.",
+        "Variability within a digit is higher in Q1.",
         primary=[q3_minus_q1("deviation_kept", "lower")],
         beside=[
             q3_minus_q1("deviation_correlation"),

@@ -16,8 +16,8 @@ ROOT = run.REPOSITORY
 NUMBERS = run.read_table(ROOT / "outputs" / "reference" / "results.csv").fillna({"subset": ""})
 # 99.10% ± 0.10
 MEAN = re.compile(r"[\d.]+%? ± [\d.e-]+")
-# +9.2 (+5.0 to +13.4)
-INTERVAL = re.compile(r"([+-][\d.]+) \(([+-][\d.]+) to ([+-][\d.]+)\)")
+# +9.2 (+5.0 to +13.4), or 0.0 (-0.2 to +0.2)
+INTERVAL = re.compile(r"([+-]?[\d.]+) \(([+-][\d.]+) to ([+-][\d.]+)\)")
 
 
 @functools.cache
@@ -36,7 +36,13 @@ def rounded(judged, digits):
     scale = 100 if MEASURES[judged.comparison.after.measure].percent else 1
     found = judged.difference
     values = (found.mean, found.low, found.high)
-    return tuple(f"{round(scale * value, digits) + 0.0:+.{digits}f}" for value in values)
+    return tuple(signed(scale * value, digits) for value in values)
+
+
+def signed(value, digits):
+    """Return a value as text with its sign, 0 without one."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
 
 
 def assert_published(text):
@@ -98,7 +104,7 @@ def test_a_table_is_filled_by_its_header_and_its_models():
 
     accuracy is a word
 """
-    filled = """A question, of 1 seeds, and all 9 seeds?
+    filled = """A question, of 1 seed, and all 9 seeds?
 
              accuracy        accuracy/report   l1
     frozen   91.00% ± 1.41   80.00%            -
