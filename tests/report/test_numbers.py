@@ -194,7 +194,7 @@ def test_a_folder_without_results_is_the_users_mistake(tmp_path):
 def test_a_table_has_a_row_for_each_model_and_kind_of_subset(outputs):
     table = tables.table(tables.read(outputs).numbers, Q4)
     labels = "scratch, its labelled images"
-    assert list(table.index) == ["scratch", "PCA-12", "scratch, the report's subset", labels]
+    assert list(table.index) == ["scratch", "PCA-12", "scratch, the course report's subset", labels]
     assert list(table["accuracy"]) == ["81.17% ± 2.14", "", "55.00% ± 5.00", "95.00% ± 5.48"]
     assert list(table["L1 per pixel"]) == ["", "0.1000", "", ""]  # equal values do not deviate
 
