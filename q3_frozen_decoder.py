@@ -289,7 +289,7 @@ def plot_claims_a_and_b(results: run.Results, drawn: dict[str, Array], labels: A
         f" {'better' if is_lower else 'no better'} from Q1's latents than from the classifier's",
         f"Slant and thickness are the mean of those of the {NEIGHBOURS} training images of the same"
         " digit with the nearest latents; the digit itself is predicted by logistic regression"
-        f" (seed {seed}).",
+        f" ({len(labels):,} test images, seed {seed}).",
         results.numbers,
         ["Q1", "Q3"],
         ["slant_r2", "thickness_r2", "linear_probe_accuracy"],
@@ -308,7 +308,7 @@ def plot_claims_a_and_b(results: run.Results, drawn: dict[str, Array], labels: A
         f"(b) {more}'s digits vary more within a class; Q3's are {alike} like the ones shown",
         f"Share of the standard deviation within a digit: {kept['Q1']:.3f} in Q1, {kept['Q3']:.3f}"
         f" in Q3. Correlation with the original's deviation: {rightly['Q1']:.3f} and"
-        f" {rightly['Q3']:.3f} (seed {seed}).",
+        f" {rightly['Q3']:.3f} ({len(labels):,} test images, seed {seed}).",
         by_digit,
         "share of the standard deviation\nwithin the digit",
     )

@@ -296,7 +296,9 @@ def fetch_from_torchvision(class_name: str, folder: Path) -> None:
     """Write into ``folder`` what a dataset of torchvision downloads."""
     from torchvision import datasets  # loads PyTorch, which most who import this do not need
 
-    dataset_class = getattr(datasets, class_name)
+    dataset_class = getattr(datasets, class_name, None)
+    if dataset_class is None:
+        raise RuntimeError(f"has no {class_name}")
     progress = sys.stderr if sys.stderr.isatty() else io.StringIO()
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)  # torchvision sets none

@@ -264,8 +264,13 @@ class Results:
 
     def log(self, measures: dict[str, float], model: str, split: str, subset: str = "") -> None:
         """Add rows to numbers.csv: values by measure, of a model on a split, trained on a labelled
-        subset if named.
+        subset if named. KeyError for a measure that common/measures/names.py does not name.
         """
+        from common.measures.names import MEASURES
+
+        unnamed = sorted(measures.keys() - MEASURES.keys())
+        if unnamed:
+            raise KeyError(f"{unnamed[0]}: give it words and digits in common/measures/names.py")
         for measure, value in measures.items():
             row = {
                 "model": model,
@@ -360,6 +365,9 @@ def mark_figures(config: Options) -> None:
 
 def start(name: str, config: Options, needs: tuple[str, ...] = ()) -> Results:
     """Begin a run that writes to ``<output-dir>/<name>`` and reads the steps it ``needs``.
+
+    A name is the script's path without ".py", such as "studies/label_curve": by it reproduce.py and
+    the report find the results.
 
     InputError if the folder cannot be written, or naming every step that is missing with the
     command that makes it. What is unfinished when the process ends is removed.

@@ -9,8 +9,8 @@ same loss and recipe, draw from
     Q3, wider        the same latents, with a decoder of twice as many channels and units
     random encoder   the 12 latents of an encoder that was never trained
 
-and beside them stand Q1, PCA-12, and what the digit alone can give: its mean image, the best for
-the squared error, and its median image, the best for L1.
+and beside them stand Q1, PCA-12, and what the digit alone can give: its class mean, the best for
+the squared error, and its class median, the best for L1.
 
 Mean ± standard deviation of 3 seeds, on test images:
 
@@ -22,8 +22,8 @@ Mean ± standard deviation of 3 seeds, on test images:
     probabilities    0.1018 ± 0.0002   -0.207 ± 0.015       0.051 ± 0.001           98.83% ± 0.05
     random encoder   0.0781 ± 0.0039   0.057 ± 0.065        0.499 ± 0.033           64.76% ± 5.33
     PCA-12           0.0948            0.410                0.654                   77.90%
-    mean image       0.1213            0.000                -                       100.00%
-    median image     0.1014            -0.252               -                       100.00%
+    class mean       -                 -                    -                       -
+    class median     -                 -                    -                       -
 
 What can be *read* from the latents is evidence for claim (a): slant, thickness and size, predicted
 within each digit by the mean of 20 neighbours and by a ridge regression.
@@ -305,9 +305,9 @@ def main(config: Config) -> None:
 
     # What the digit alone can give.
     of_digits = mean_images.astype(numpy.float32).reshape(CLASSES, *IMAGE_SHAPE)
-    drawn["mean image"] = of_digits[test_labels]
-    drawn["median image"] = median_images(mnist.train)[test_labels]
-    for name in ("mean image", "median image"):
+    drawn["class mean"] = of_digits[test_labels]
+    drawn["class median"] = median_images(mnist.train)[test_labels]
+    for name in ("class mean", "class median"):
         measures = measure_from_digit_alone(drawn[name], mnist.test, digit_reader, mean_images)
         results.log(measures, name, "test")
 

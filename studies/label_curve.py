@@ -218,7 +218,7 @@ def plot(results: run.Results, curve: pandas.DataFrame, worth: pandas.DataFrame)
     sweeps.plot_label_curve(
         results.folder / "curve.png",
         in_words(labels, q4.shots),
-        f"Lines are means and bands the range of {q4.subsets} class-balanced subsets"
+        f"Test images; lines are means and bands the range of {q4.subsets} class-balanced subsets"
         f" (seed {results.config.seed}).",
         curve,
         reading,

@@ -304,6 +304,8 @@ def test_results_of_other_options_or_data_are_not_replaced_without_a_word(tmp_pa
     config = Config(output_dir=tmp_path, device="cpu", dataset="own")
     step = run.start("small", config)
     step.log({"accuracy": 1 / 3}, model="Q", split="test")
+    with pytest.raises(KeyError, match="psnr"):
+        step.log({"accuracy": 0.5, "psnr": 30.0}, model="Q", split="test")
     step.finish("data of today")
     assert "other data" in capsys.readouterr().err
 
@@ -392,7 +394,8 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_result_alone(tmp_path, c
 
     def main(config):
         step = run.start("small", config)
-        step.log({f"measure {number}": number for number in range(1000)}, model="Q", split="test")
+        for number in range(1000):
+            step.log({"l1": number}, model=f"model {number}", split="test")
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # bytes a file
         try:
             step.finish("data")

@@ -123,9 +123,8 @@ def plot_subsets(axes: Axes, history: pandas.DataFrame) -> None:
             balanced.index, balanced.min(axis=1), balanced.max(axis=1), color=colour, alpha=0.2
         )
         if REPORT in table:
-            axes.plot(
-                table[REPORT], ":", color=colour, linewidth=2, label=f"{words}, the report's subset"
-            )
+            label = f"{words}, the course report's subset"
+            axes.plot(table[REPORT], ":", color=colour, linewidth=2, label=label)
     axes.set_xscale("symlog", linthresh=steps[1])  # logarithmic, but for the first step from 0
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 

@@ -3,6 +3,7 @@
 import textwrap
 from pathlib import Path
 
+import numpy
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -56,7 +57,7 @@ def plot_subsets(
 
         axes.plot([], [], "o", color="black", label="a balanced subset")
         axes.plot([], [], "|", color="black", markersize=10, label="their mean")
-        axes.plot([], [], "D", fillstyle="none", color="black", label="the report's subset")
+        axes.plot([], [], "D", fillstyle="none", color="black", label="the course report's subset")
         label_rows(axes, models)
         axes.set_xlabel(f"{form.words} on test images")
         if form.percent:
@@ -156,10 +157,14 @@ def plot_groups(
 
 
 def draw_group(axes: Axes, values: pandas.Series, names: list[str], row: int) -> None:
-    """Draw the dots of one row, in the colours of ``names``, and a line that joins them."""
+    """Draw the dots of one row, in the colours of ``names``, and a line that joins them.
+
+    Later dots are smaller, so that equal values show as rings.
+    """
     axes.plot([values.min(), values.max()], [row, row], color=style.BASELINE, linewidth=1)
-    for value, name in zip(values, names, strict=True):
-        axes.plot(value, row, "o", color=style.colour(name), markersize=8)
+    sizes = numpy.linspace(10, 6, len(names))
+    for value, name, size in zip(values, names, sizes, strict=True):
+        axes.plot(value, row, "o", color=style.colour(name), markersize=size)
 
 
 def draw_panels(figure, numbers: pandas.DataFrame, models: list[str], measures: list[str]) -> None:

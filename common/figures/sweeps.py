@@ -27,7 +27,9 @@ def plot_sweep(
     measures: list[str],
     xlabel: str,
 ) -> None:
-    """Plot a panel for each measure, with a line for each series."""
+    """Plot a panel for each measure, with a line for each series; x is above 0, on a logarithmic
+    axis.
+    """
     rows = -(-len(measures) // PANELS_PER_ROW)
     with style.figure(path, 2.3 * rows + 0.9, title, caption) as figure:
         grid = figure.subplots(rows, min(PANELS_PER_ROW, len(measures)), squeeze=False, sharex=True)

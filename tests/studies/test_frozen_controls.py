@@ -34,12 +34,12 @@ def test_measures_every_control(trained, data_dir, tmp_path):
         "logits",
         "probabilities",
         "random encoder",
-        "mean image",
-        "median image",
+        "class mean",
+        "class median",
     }
-    assert drawn["mean image"] == pytest.approx(0, abs=1e-6)
-    assert drawn["median image"] < 0  # it is the best for L1, not for the squared error
-    assert scores.l1["median image"] < scores.l1["mean image"]
+    assert drawn["class mean"] == pytest.approx(0, abs=1e-6)
+    assert drawn["class median"] < 0  # it is the best for L1, not for the squared error
+    assert scores.l1["class median"] < scores.l1["class mean"]
 
     # What can be read, also from what Q1 and Q2 have trained.
     read = {"Q1", "Q2", "logits", "probabilities", "random encoder"}
