@@ -1,4 +1,6 @@
-"""What each measure in numbers.csv is called, and how it is printed."""
+"""What each measure in numbers.csv is called, and how it is printed: one that is logged needs an
+entry in MEASURES.
+"""
 
 import dataclasses
 

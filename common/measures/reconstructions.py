@@ -13,7 +13,11 @@ from common.measures.points import ROUNDING, as_rows, check_labels, squares_with
 
 
 def errors(reconstructions: Array, images: Array) -> dict[str, float]:
-    """Return "l1" and "mse" per pixel, means over images and pixels."""
+    """Return "l1" and "mse" per pixel, means over images and pixels.
+
+    For what is drawn without training. Of a model that was trained, the metrics in common/losses.py
+    are logged: a measure that is added here is to be added for it too.
+    """
     differences = as_rows(reconstructions) - as_rows(images)
     return {"l1": float(abs(differences).mean()), "mse": float((differences**2).mean())}
 

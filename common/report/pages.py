@@ -23,6 +23,7 @@ from common.report.comparisons import Corrected
 from common.report.numbers import Published
 
 # Pictures come before curves; figures that are in neither list stand between them.
+SAME_FOLDERS = "; with the --data-dir and --output-dir that the others had"
 PICTURES = ["claims.png", "pens.png", "digits.png", "reconstructions.png", "mistakes.png"]
 CURVES = ["loss.png", "autoencoder_loss.png", "accuracy.png", "classifier.png", "curves.png"]
 
@@ -131,11 +132,15 @@ def notices(published: Published) -> list[str]:
     if names - {"mnist"}:
         lines.append(f'Of {", ".join(sorted(names))}: a "digit" is a class of its images.')
     scripts = sorted(path.stem for path in run.REPOSITORY.glob("q[1-9]_*.py"))
-    missing = [f"python {name}.py" for name in scripts if name not in published.firsts]
+    left_out = [reason.partition(" (")[0] for reason in published.left_out]
+    missing = []
+    for name in scripts:
+        if name not in published.firsts and name not in left_out:
+            missing.append(f"python {name}.py")
     if missing:
-        lines.append(f"This report is partial. Missing: {'; '.join(missing)}.")
+        lines.append(f"This report is partial. Missing: {'; '.join(missing)}{SAME_FOLDERS}.")
     if published.left_out:
-        lines.append(f"Not in the numbers: {', '.join(published.left_out)}.")
+        lines.append(f"Not in the numbers: {', '.join(published.left_out)}{SAME_FOLDERS}.")
     changed = []
     for step, result in published.firsts.items():
         if results.code_sha256(result.config["code_files"]) != result.config["code_sha256"]:

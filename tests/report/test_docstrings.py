@@ -65,6 +65,13 @@ def test_intervals_of_a_docstring_are_published(step):
     assert_published(ast.get_docstring(ast.parse(source)) or "")
 
 
+def test_every_study_is_in_the_list_of_studies():
+    listed = re.findall(
+        r"^\| \[`\w+`\]\((\w+).py\)", (ROOT / "studies/README.md").read_text(), re.M
+    )
+    assert sorted(listed) == sorted(path.stem for path in ROOT.glob("studies/[a-z]*.py"))
+
+
 @pytest.mark.parametrize("name", ["README.md", "studies/README.md"])
 def test_means_of_a_readme_are_published(name):
     pooled = tables.pool(NUMBERS).reset_index()

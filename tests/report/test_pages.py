@@ -122,7 +122,7 @@ def test_what_is_missing_left_out_or_out_of_date_is_said(tmp_path):
     write_step(tmp_path, Q1, 1, rows, data_sha256="other", code_sha256="other")
     page = pages.write(tmp_path).read_text("utf-8")
     missing, left_out, changed = re.findall('class="notice">(.*?)</p>', page, re.DOTALL)
-    assert "q2_classifier.py" in missing and Q1 not in missing
+    assert "q2_classifier.py" in missing and Q1 not in missing and "--output-dir" in missing
     assert f"seed1/{Q1}" in left_out
     assert Q1 in changed
 
