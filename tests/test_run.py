@@ -144,14 +144,41 @@ def test_a_leading_tilde_is_the_home_folder():
     assert configs == [Config(output_dir=Path.home() / "x", data_dir=Path("y/~"))]
 
 
+TALKATIVE = """
+from common import run
+
+def main(config):
+    step = run.start("small", config)
+    step.log({"l1": 0.5}, model="Q", split="test")
+    print("numbers " * 100_000)
+    step.finish("data")
+
+run.command_line(main, run.Options)
+"""
+
+
 @posix
-@pytest.mark.parametrize("redirection", ["| true", ">/dev/full", ">&- 2>&-"])
-def test_a_run_is_not_lost_for_want_of_a_reader(redirection, tmp_path, data_dir):
+@pytest.mark.parametrize("redirection", ["| true", ">/dev/full", ">&-", ">&- 2>&-"])
+def test_a_run_is_not_lost_for_want_of_a_reader(redirection, tmp_path):
+    script = tmp_path / "small.py"
+    script.write_text(TALKATIVE)
+    command = shlex.join([sys.executable, str(script), "--output-dir", str(tmp_path)])
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{command} {redirection}"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(helpers.ROOT)},
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert results.read_config(tmp_path / "small")
+
+
+@posix
+def test_a_run_with_a_progress_bar_is_not_lost_for_want_of_a_reader(tmp_path, data_dir):
     options = ["--dataset", "own", "--data-dir", data_dir, "--output-dir", tmp_path]
     words = [sys.executable, helpers.ROOT / "q2_classifier.py", *options, "--epochs", "1"]
-    command = f"{shlex.join(str(word) for word in words)} {redirection}"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
+    command = f"{shlex.join(str(word) for word in words)} >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command]).returncode == 0
     assert results.read_config(tmp_path / "q2_classifier")
 
 
