@@ -1,7 +1,7 @@
 """Run the five questions for every seed, then write the report and a page to draw a digit on.
 
     python reproduce.py                          # about 6 minutes on 2 CPU cores
-    python reproduce.py --quick                  # a look at every figure, in about a minute
+    python reproduce.py --quick                  # a look at every figure, in about two
     python reproduce.py --seeds 0 1 2            # for three seeds: means, deviations, verdicts
     python reproduce.py --seeds 0 1 2 --studies  # and the studies
     python reproduce.py --check                  # then compare with the published run
