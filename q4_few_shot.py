@@ -179,14 +179,18 @@ def log_baselines(results: run.Results, subset: Subset, mnist: data.Dataset) -> 
 def plot_classifier(results: run.Results) -> None:
     """Plot the report's graphs of the classifier, loss and accuracy, on both kinds of subsets."""
     means = balanced_means(results.numbers, "scratch")
+    labelled = balanced_means(results.numbers, "scratch", "labelled")["accuracy"]
     gain = means["gain_after_fitted"]
     then = "still gets better" if gain > 0.01 else "gets little better"
+    learnt = f"All labelled images are right from step {means['fitted_step']:.0f} on; after it the"
+    if labelled < 1:
+        learnt = f"{labelled:.1%} of the labelled images are right in the end; after that the"
     curves.plot_few_shot(
         results.folder / "classifier.png",
-        f"The classifier learns its 100 labels by heart, and then {then} on test images",
-        f"All labelled images are right from step {means['fitted_step']:.0f} on; after it the"
-        f" accuracy on test images changes by {100 * gain:+.1f} points. Curves are of the first"
-        f" {CURVE_IMAGES:,} test images; of all, {means['accuracy']:.1%} are right in the end"
+        f"The classifier learns its {10 * results.config.shots} labels by heart, and then {then} on"
+        " test images",
+        f"{learnt} accuracy on test images changes by {100 * gain:+.1f} points. Curves are of the"
+        f" first {CURVE_IMAGES:,} test images; of all, {means['accuracy']:.1%} are right in the end"
         f" (seed {results.config.seed}).",
         results.history,
         ["scratch"],
@@ -227,9 +231,9 @@ def plot_autoencoder(
     )
 
 
-def balanced_means(numbers: pandas.DataFrame, model: str) -> pandas.Series:
-    """Return a model's test numbers, means over the balanced subsets."""
-    chosen = (numbers.model == model) & (numbers.split == "test") & (numbers.subset != REPORT)
+def balanced_means(numbers: pandas.DataFrame, model: str, split: str = "test") -> pandas.Series:
+    """Return a model's numbers on a split, means over the balanced subsets."""
+    chosen = (numbers.model == model) & (numbers.split == split) & (numbers.subset != REPORT)
     return numbers[chosen].groupby("measure").value.mean()
 
 
@@ -264,8 +268,9 @@ def main(config: Config) -> None:
 
         log_baselines(results, subset, mnist)
 
-    plot_classifier(results)
-    plot_autoencoder(results, frames[subsets[1].name], subsets[1], mnist)
+    with run.drawing():
+        plot_classifier(results)
+        plot_autoencoder(results, frames[subsets[1].name], subsets[1], mnist)
 
     models = ["scratch", "logistic regression on pixels", "autoencoder", f"PCA-{config.latent_dim}"]
     accuracy = balanced_means(results.numbers, "scratch")["accuracy"]

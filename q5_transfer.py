@@ -72,7 +72,7 @@ def build(pretrained: Encoder, seed: int) -> Classifier:
     encoder = copy.deepcopy(pretrained)  # every fit starts from the same weights
     # Q4's head on the same subset starts from the same weights: the same generator.
     head = Head(encoder.latent_dim, generator=run.generator(seed, "head"))
-    return Classifier(encoder, head)
+    return Classifier(encoder, head).to(next(encoder.parameters()).device)
 
 
 def loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -141,6 +141,7 @@ def compare(numbers: pandas.DataFrame) -> pandas.DataFrame:
 
 def plot(results: run.Results, numbers: pandas.DataFrame, history: pandas.DataFrame) -> None:
     """Plot the report's two graphs beside Q4's, and the comparison."""
+    shots = results.options_of("q4_few_shot").shots
     differences = compare(numbers)["fine-tuned minus scratch"]
     gain = differences.drop(REPORT).mean()
     report_gain = differences[REPORT]
@@ -156,9 +157,10 @@ def plot(results: run.Results, numbers: pandas.DataFrame, history: pandas.DataFr
     models = ["scratch", "fine-tuned", "frozen", "frozen, all labels"]
     dots.plot_subsets(
         results.folder / "comparison.png",
-        f"Q1's encoder {'helps' if gain > 0 else 'does not help'} a classifier that has 100 labels",
+        f"Q1's encoder {'helps' if gain > 0 else 'does not help'} a classifier that has"
+        f" {10 * shots} labels",
         f"Fine-tuned minus scratch: {100 * gain:+.1f} points on the balanced subsets,"
-        f" {100 * report_gain:+.1f} on the report's (seed {seed}).",
+        f" {100 * report_gain:+.1f} on the course report's (seed {seed}).",
         numbers,
         models,
     )
@@ -214,12 +216,13 @@ def main(config: Config) -> None:
     q4_numbers = results.table_of("q4_few_shot", "numbers").query("model == 'scratch'")
     q4_history = results.table_of("q4_few_shot", "history").query("model == 'scratch'")
     numbers = pandas.concat([q4_numbers, results.numbers])
-    plot(results, numbers, pandas.concat([q4_history, results.history]))
+    with run.drawing():
+        plot(results, numbers, pandas.concat([q4_history, results.history]))
 
     table = 100 * compare(numbers)
     gain = table["fine-tuned minus scratch"].drop(REPORT).mean()
     print(f"fine-tuned minus scratch: {gain:+.1f} points")
-    table.columns.name = "test accuracy, %"
+    table = table.rename_axis(index=None, columns="test accuracy, %")
     table.loc["mean of balanced subsets"] = table.drop(REPORT).mean()
     print(table.round(1).to_string())
     results.finish(mnist.sha256)

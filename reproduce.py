@@ -138,8 +138,6 @@ class Config(run.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for seed in self.seeds:
-            run.Options(seed=seed)
         if 0 not in self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise run.InputError(
                 f"--seeds: got {self.seeds}, expected different ones with 0, that of the figures"

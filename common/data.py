@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from common import download
+from common.download import FIRST_IMAGES
 from common.run import InputError, generator
 
 VALIDATION_SHARE = 12  # one in twelve of the training file: 5,000 of 60,000 images
 TEST_IMAGES = 10_000  # QMNIST's test file holds 60,000, of which the first 10,000 are MNIST's
 QUICK_IMAGES = {"train": 6_000, "test": 1_000}  # of each file, where a look is all that is wanted
-FIRST_IMAGES = 100  # the exercise's few examples are the first 100 of the training file
 
 
 @dataclasses.dataclass(frozen=True)

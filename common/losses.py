@@ -68,6 +68,6 @@ def refuse_collapse(mse: float, dataset: Dataset) -> None:
     if not mse < mean_image_mse:  # true for nan
         raise RunError(
             f"collapsed: validation MSE {mse:.4f} is no better than the mean image's"
-            f" {mean_image_mse:.4f}; no result was written: try another --learning-rate, more"
-            " --epochs or --loss bce"
+            f" {mean_image_mse:.4f}; no result was written: try another learning rate, more"
+            " epochs or binary cross-entropy"
         )

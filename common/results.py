@@ -79,16 +79,25 @@ class Workspace:
         """Leave the folder where it is, for nobody to remove, and return it."""
         atexit.unregister(self.discard)
         self._put_back(self._replaced)
-        Path(self._lock.name).unlink(missing_ok=True)
-        self._lock.close()
+        self._release()
         return self.folder
 
     def discard(self) -> None:
         """Remove what this run has left beside its place, at the latest when the process ends."""
         atexit.unregister(self.discard)
         if not self._lock.closed:  # it is done otherwise
-            self._remove(Path(self._lock.name))
+            self._remove_folders(Path(self._lock.name))
+            self._release()
+
+    def _release(self) -> None:
+        """Remove the lock while it is held, so that nobody gets it. Windows removes no open file,
+        but has no locks, nor anybody who sweeps.
+        """
+        if fcntl is None:
             self._lock.close()
+        with contextlib.suppress(OSError):  # no reason to lose a finished run
+            Path(self._lock.name).unlink(missing_ok=True)
+        self._lock.close()
 
     def _swap(self) -> None:
         while True:
@@ -130,14 +139,14 @@ class Workspace:
                 except (AttributeError, OSError):
                     continue  # no locks on this system, or the run is alive, or has just ended
                 if not os.fstat(lock.fileno()).st_size:  # ours are empty
-                    self._remove(path)
+                    self._remove_folders(path)
+                    path.unlink(missing_ok=True)
 
-    def _remove(self, lock_path: Path) -> None:
-        """Remove a run's folders and then its lock, whose owner is dead or done."""
+    def _remove_folders(self, lock_path: Path) -> None:
+        """Remove the folders of a run that is dead or done."""
         self._put_back(lock_path.with_suffix(".old"))
         shutil.rmtree(lock_path.with_suffix(".new"), ignore_errors=True)
         shutil.rmtree(lock_path.with_suffix(".old"), ignore_errors=True)
-        lock_path.unlink(missing_ok=True)
 
     def _put_back(self, replaced: Path) -> None:
         """Put earlier results back if the run ended before its own came in their place."""

@@ -37,6 +37,7 @@ LIMITS = {
     "seed": (0, 2**32 - 1),  # scikit-learn takes no larger one
     "latent_dim": (2, 784),
     "latents": (2, 784),
+    "latents_shown": (31, 10_000),  # more than t-SNE's perplexity
     "seeds": (0, 2**32 - 1),
     "subsets": (1, 999),
     "learning_rate": (1e-9, math.inf),
@@ -145,7 +146,7 @@ def one_line_errors() -> Iterator[None]:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, of a GPU
             raise
-        stop("the GPU is out of memory; try --device cpu or a smaller --batch-size", 1)
+        stop("the GPU is out of memory; try --device cpu or smaller batches", 1)
     except KeyboardInterrupt:
         stop("interrupted; earlier results are kept, and the same command starts again", 130)
 
@@ -314,7 +315,7 @@ class Results:
         """
         import torch
 
-        mark_figures(Options())  # those of another run in this process are its own
+        mark_figures(Options())  # another run in this process has its own
         self.numbers.to_csv(self.folder / "numbers.csv", index=False)
         if self._histories:
             self.history.to_csv(self.folder / "history.csv", index=False, float_format="%.6g")
@@ -350,6 +351,18 @@ def say_if_of_another_run(replaced: dict[str, Any], by: dict[str, Any]) -> None:
             other = "other data" if name == "data_sha256" else "other options"
             print(f"they replace those of {other}: {replaced.get('command')}", file=sys.stderr)
             return
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Let whatever fails while figures are drawn be a line on stderr: numbers and weights are worth
+    more.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"a figure was not drawn ({reason})", file=sys.stderr)
 
 
 def mark_figures(config: Options) -> None:

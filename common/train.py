@@ -167,7 +167,7 @@ def read_steps(unread: list[Tensor], measures: list[str], step: int, recipe: Rec
     first = step - len(unread) + 1
     for at, (loss, *values) in enumerate(torch.stack(unread).tolist(), first):
         if not math.isfinite(loss):
-            remedy = f"try --learning-rate {recipe.learning_rate / 3:.2g}"
+            remedy = f"try a lower learning rate than {recipe.learning_rate:g}"
             raise RunError(f"the loss is {loss} at step {at}; no result was written: {remedy}")
         for measure, value in zip(measures, values, strict=True):
             rows.append((at, "train", measure, value))

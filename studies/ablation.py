@@ -286,9 +286,8 @@ def compare(records: pandas.DataFrame, measure_name: str) -> pandas.DataFrame:
     per_seed = chosen.pivot_table(index="seed", columns="row", values="value", sort=False)
     lines = []
     for name, fits in chosen.groupby("row", sort=False).value:
-        line = {"": name, "n": len(fits), form.words: form.format(fits.mean())}
-        if len(fits) > 1:
-            line[form.words] += f" ± {form.format(fits.std()).removesuffix('%')}"
+        text = form.format_mean(fits.mean(), fits.std())
+        line = {"": name, "n": len(fits), form.words: text}
         line["difference"] = line["evidence"] = ""
         if name != RECIPE and len(per_seed) > 1:
             found = interval(per_seed[name] - per_seed[RECIPE])

@@ -423,8 +423,9 @@ def main(config: Config) -> None:
     variants = train_variants(results, mnist, recipe)
     sweep = sweep_latents(results, variants["two linear layers"], mnist, recipe)
 
-    plot_layers(results, list(variants))
-    plot_latents(results, sweep)
+    with run.drawing():
+        plot_layers(results, list(variants))
+        plot_latents(results, sweep)
 
     scores = test_scores(results.numbers)
     l1 = scores.l1

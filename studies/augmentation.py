@@ -239,8 +239,9 @@ def main(config: Config) -> None:
         tables.append(results.table_of(step, "numbers"))
         histories.append(results.table_of(step, "history"))
     numbers = pandas.concat(tables)
-    plot(results, numbers, pandas.concat(histories))
-    plot_images(results, mnist)
+    with run.drawing():
+        plot(results, numbers, pandas.concat(histories))
+        plot_images(results, mnist)
 
     mean = 100 * gains(numbers).drop(REPORT).mean()
     gain = mean["Q1's encoder, augmented"]

@@ -115,8 +115,8 @@ def calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     distance, weighted by the images in a bin, of that probability from the accuracy (Naeini et al.
     2015, Guo et al. 2017).
     """
-    confidences, predicted = probabilities.double().max(1)
-    is_right = (predicted == labels).double()
+    confidences, predicted = probabilities.cpu().double().max(1)
+    is_right = (predicted == labels.cpu()).double()
     bins = (confidences * CALIBRATION_BINS).ceil().long().clamp(min=1)
     error = 0.0
     for number in range(1, CALIBRATION_BINS + 1):
@@ -153,7 +153,7 @@ def measure_decoder(
     return of_encoder | of_images
 
 
-def plot(results: run.Results, variants: list[Variant]) -> None:
+def plot(results: run.Results, variants: list[Variant], test_images: int) -> None:
     """Plot what the variants give the classifier, and what they take from the decoder."""
     scores = test_scores(results.numbers)
     seed = results.config.seed
@@ -161,12 +161,18 @@ def plot(results: run.Results, variants: list[Variant]) -> None:
 
     right = scores.accuracy
     gain = 100 * (right[warped.classifier] - right[plain.classifier])
-    off = scores.calibration_error
+    # The standard error of a difference of two independent accuracies.
+    wrong = 2 - right[plain.classifier] - right[warped.classifier]
+    error = 100 * (wrong / test_images) ** 0.5
+    gains = "Warps make Q2 more accurate" if gain > 2 * error else "No gain by warps is shown"
+    calibrated = "better"
+    if scores.calibration_error[smoothed.classifier] > scores.calibration_error[plain.classifier]:
+        calibrated = "worse"
     dots.plot_panels(
         results.folder / "classifiers.png",
-        f"Warps make Q2 {'' if gain > 0 else 'no '}more accurate, and label smoothing makes it"
-        f" {'worse' if off[smoothed.classifier] > off[plain.classifier] else 'better'} calibrated",
-        f"Warps change {right[plain.classifier]:.2%} by {gain:+.2f} points; averages are over an"
+        f"{gains}, and label smoothing makes Q2 {calibrated} calibrated",
+        f"Warps change {right[plain.classifier]:.2%} by {gain:+.2f} points, a standard error being"
+        f" {error:.2f} over {test_images:,} test images; averages are over an"
         f" image and {results.config.copies} warped copies of it (seed {seed}).",
         results.numbers,
         [variant.classifier for variant in variants],
@@ -222,7 +228,8 @@ def main(config: Config) -> None:
         measures = measure_decoder(decoders[variant], mnist, digit_reader)
         results.log(measures, variant.decoder, "test")
 
-    plot(results, [plain, *augmented])
+    with run.drawing():
+        plot(results, [plain, *augmented], len(mnist.test.labels))
 
     scores = test_scores(results.numbers)
     changes = scores.variance_explained[augmented[1].decoder]

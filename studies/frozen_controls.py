@@ -330,8 +330,9 @@ def main(config: Config) -> None:
     for name, encoder in encoders.items():
         results.log(read_from_latents(encoder, mnist, writing), name, "test")
 
-    plot_digits(results, drawn, scores.variance_explained, mnist.test.labels)
-    plot_latents(results, results.numbers, list(encoders))
+    with run.drawing():
+        plot_digits(results, drawn, scores.variance_explained, mnist.test.labels)
+        plot_latents(results, results.numbers, list(encoders))
 
     explained = scores.variance_explained
     print(

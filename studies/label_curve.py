@@ -240,7 +240,8 @@ def main(config: Config) -> None:
     means = curve.pivot_table(index="x", columns="series", values="value", sort=False).sort_index()
     worth = log_worth(results, means)
 
-    plot(results, curve, worth)
+    with run.drawing():
+        plot(results, curve, worth)
 
     shots = results.options_of("q4_few_shot").shots
     print(in_words(worth.loc[shots, "fine-tuned"], shots))

@@ -168,7 +168,7 @@ def share_right(labels: Tensor, subset: Subset, split: data.Split) -> float:
     """Return the fraction of right ``labels`` (N,) among the images outside the subset."""
     is_outside = torch.ones_like(labels, dtype=torch.bool)
     is_outside[subset.indices] = False
-    return (labels == split.labels)[is_outside].double().mean().item()
+    return (labels == split.labels)[is_outside].cpu().double().mean().item()
 
 
 def recipe(results: run.Results, epochs: int) -> train.Recipe:
@@ -277,11 +277,13 @@ def main(config: Config) -> None:
         train_on_all(model, labels[BOTH], mnist, long, subset.seed)
         log_fit(results, BEST, subset, model, mnist.test)
         if subset is balanced_subsets[0]:
-            plot_wrong(results, labels[BOTH], subset, mnist.train)
+            with run.drawing():
+                plot_wrong(results, labels[BOTH], subset, mnist.train)
 
     others = results.table_of("studies/augmentation", "numbers")
     numbers = pandas.concat([others[others.model == BASELINE], results.numbers])
-    plot(results, numbers)
+    with run.drawing():
+        plot(results, numbers)
 
     balanced = numbers[(numbers.measure == "accuracy") & (numbers.subset != REPORT)]
     percent = 100 * balanced.groupby(["model", "split"]).value.mean()

@@ -206,8 +206,9 @@ def main(config: Config) -> None:
     judged = judge_claims(found)
     judged.to_csv(results.folder / "claims.csv", index=False)
     log_levels(results, found)
-    plot_claims(results, judged, datasets)
-    plot_labels(results, judged, datasets)
+    with run.drawing():
+        plot_claims(results, judged, datasets)
+        plot_labels(results, judged, datasets)
 
     # An empty column where a data set is not there.
     cells = judged.text + ", " + judged.verdict

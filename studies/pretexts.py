@@ -340,7 +340,8 @@ def main(config: Config) -> None:
             train_on_labels(results, pretext, encoders[pretext], subset, mnist)
 
     numbers = pandas.concat([read_other_fits(results), results.numbers])
-    plot(results, numbers)
+    with run.drawing():
+        plot(results, numbers)
 
     table = 100 * accuracies(numbers)
     best = table.frozen.idxmax()

@@ -209,8 +209,9 @@ def main(config: Config) -> None:
     )  # as in Q3
     log_claims(results, pairs, mnist, digit_reader)
 
-    plot_claims(results, list(pairs))
-    plot_digits(results, pairs, mnist.test)
+    with run.drawing():
+        plot_claims(results, list(pairs))
+        plot_digits(results, pairs, mnist.test)
 
     scores = test_scores(results.numbers)
     kept = []

@@ -54,13 +54,20 @@ def run_script(
     script: str, *options: Any, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a script of the repository to its end, with its output as text."""
-    process = start(ROOT / script, *options, cwd=cwd)
-    return finish(process)
+    return with_all_figures(finish(start(ROOT / script, *options, cwd=cwd)))
 
 
 def run_module(module: str, *options: Any) -> subprocess.CompletedProcess[str]:
     """Run a module of the repository, as "studies.label_curve", with its output as text."""
-    return finish(start("-m", module, *options))
+    return with_all_figures(finish(start("-m", module, *options)))
+
+
+def with_all_figures(
+    done: subprocess.CompletedProcess[str],
+) -> subprocess.CompletedProcess[str]:
+    """Return what came of a process, of which no figure has failed."""
+    assert "was not drawn" not in done.stderr, done.stderr
+    return done
 
 
 def start(*arguments: Any, cwd: Path | None = None, **environment: Any) -> subprocess.Popen[str]:

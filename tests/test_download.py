@@ -150,10 +150,12 @@ def test_where_only_the_gz_has_a_known_checksum_it_alone_is_trusted(contents, tm
 def test_files_of_another_known_dataset_are_recognised(stored, contents, md5sums, tmp_path):
     raw = write(tmp_path / "raw", stored(contents))
     known = {"first": {TRAIN_IMAGES: "0"}, "second": md5sums}
-    assert way_out(raw / TEST_LABELS, known).endswith("--dataset second")
+    assert way_out(raw / TEST_LABELS, known).endswith(f"--dataset second --data-dir {raw}")
     gz_known = {name: md5(content) for name, content in packed(contents).items()}
     if stored is packed:
-        assert way_out(raw / TEST_LABELS, {"third": gz_known}).endswith("--dataset third")
+        assert way_out(raw / TEST_LABELS, {"third": gz_known}).endswith(
+            f"--dataset third --data-dir {raw}"
+        )
 
 
 def test_an_interrupted_download_leaves_nothing_behind(contents, md5sums, tmp_path):
@@ -345,6 +347,7 @@ def test_own_files_are_read_from_the_data_folder_plain_or_packed(contents, tmp_p
 IMAGES, LABELS = helpers.digits(300, seed=3)
 ONE_NINE = numpy.where(LABELS == 9, 8, LABELS)
 ONE_NINE[0] = 9
+SORTED = numpy.sort(LABELS)  # the first 100 are of four digits
 UNUSABLE = {
     "too few": (TRAIN_IMAGES, helpers.idx(IMAGES[:299])),
     "of another size": (TEST_IMAGES, helpers.idx(IMAGES[:, 2:, 2:])),
@@ -354,6 +357,7 @@ UNUSABLE = {
     "too many labels": (TEST_LABELS, helpers.idx(numpy.append(LABELS, LABELS[:1]))),
     "a label of 10": (TEST_LABELS, helpers.idx(numpy.append(LABELS[:-1], numpy.uint8(10)))),
     "a digit that occurs once": (TEST_LABELS, helpers.idx(ONE_NINE)),
+    "sorted": (TRAIN_LABELS, helpers.idx(SORTED)),
     "cut short": (TRAIN_LABELS, helpers.idx(LABELS)[:-1]),
     "empty": (TRAIN_IMAGES, b""),
     "no values": (TRAIN_IMAGES, helpers.idx(IMAGES[:0])),

@@ -42,7 +42,7 @@ def history(splits: list[str], subsets: list[str]) -> pandas.DataFrame:
     )
 
 
-TRAINING = history(["train", "validation", "test"], [""])
+TRAINING = history(["train", "test"], [""])
 FEW_SHOT = history(["train", "labelled", "test"], SUBSETS)
 SWEEP = table(x=[1, 10, 100], series=["Q1", "Q3"], measure=["accuracy"], subset=SUBSETS)
 BY_DIGIT = pandas.DataFrame({"Q1": [0.9] * 10, "Q3": [0.5] * 10})
@@ -85,11 +85,12 @@ def test_a_colour_is_dark_enough_for_small_text_on_white(colour):
 FAILING = """
 import sys
 from pathlib import Path
+from common import run
 from common.figures import style
 
 folder = Path(sys.argv[1])
 for name, text in (("bad.png", "$\\\\frac{$"), ("good.png", "plain")):
-    with style.figure(folder / name, 1.0, "Title", "Caption") as figure:
+    with run.drawing(), style.figure(folder / name, 1.0, "Title", "Caption") as figure:
         figure.subplots().set_title(text)
 """
 
@@ -101,7 +102,7 @@ def test_a_figure_is_drawn_whatever_the_users_settings_and_one_that_fails_is_a_l
         done = helpers.finish(helpers.start("-c", FAILING, folder, **environment))
         assert done.returncode == 0, done.stderr
         assert [path.name for path in folder.iterdir()] == ["good.png"]
-        assert done.stderr.splitlines()[-1].startswith("bad.png")
+        assert done.stderr.splitlines()[-1].startswith("a figure was not drawn")
         return (folder / "good.png").read_bytes()
 
     settings = "savefig.format: pdf\nfont.size: 40\ntext.usetex: True\nbackend: no-such\n"

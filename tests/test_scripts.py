@@ -158,3 +158,16 @@ def test_a_run_says_where_it_came_from(trained):
     assert set(config["built_on"]) == {"q1_autoencoder", "q4_few_shot"}
     assert {"q5_transfer.py", "common/train.py"} <= set(config["code_files"])
     assert config["command"].startswith("python q5_transfer.py --dataset own")
+
+
+def test_a_classifier_is_composed_where_its_pretrained_encoder_is():
+    pretrained = Encoder().to("meta")  # any other device than the CPU
+    assert {weight.device.type for weight in q5_transfer.build(pretrained, 0).parameters()} == {
+        "meta"
+    }
+
+
+def test_what_fails_while_figures_are_drawn_is_a_line(capsys):
+    with run.drawing():
+        raise ValueError("no\nfigure")
+    assert capsys.readouterr().err == "a figure was not drawn (ValueError: no figure)\n"

@@ -42,14 +42,9 @@ def plot_training(
         )
         axes.plot(smooth, color=colour, label=f"its mean over {width} steps")
         for split, values in by_split.items():
-            look = (
-                {"fillstyle": "none", "markersize": 9}
-                if split == "validation"
-                else {"markersize": 4}
-            )
             label = f"{split} images, after each epoch"
             values = values[values.index > 0]  # the value before training would take up the axis
-            axes.plot(values, "o:", color=style.colour(split), label=label, **look)
+            axes.plot(values, "o:", color=style.colour(split), label=label, markersize=4)
         for name, level in (levels or {}).items():
             axes.axhline(level, color=style.colour(name), linestyle="--", linewidth=1)
             place = {

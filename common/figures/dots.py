@@ -39,19 +39,13 @@ def plot_subsets(
             balanced = values.drop(REPORT, errors="ignore")
             colour = style.colour(model)
             axes.plot(balanced, [height] * len(balanced), "o", color=colour, alpha=0.6)
-            text = form.format(balanced.mean())
+            mean = balanced.mean()
+            if len(balanced) > 1:
+                axes.plot([mean, mean], [height - 0.3, height + 0.3], color="black", linewidth=1.5)
+            text = form.format_mean(mean, balanced.std())
             if REPORT in values:
                 axes.plot(values[REPORT], height, "D", fillstyle="none", color=colour, zorder=3)
                 text += f"\nreport's {form.format(values[REPORT])}"
-            if len(balanced) > 1:
-                mean = balanced.mean()
-                axes.plot([mean, mean], [height - 0.3, height + 0.3], color="black", linewidth=1.5)
-                deviation = form.format(balanced.std()).removesuffix("%")
-                text = (
-                    text.replace("\n", f" ± {deviation}\n", 1)
-                    if "\n" in text
-                    else f"{text} ± {deviation}"
-                )
             place = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 9}
             axes.annotate(text, (1.01, height), **place)
 

@@ -34,7 +34,6 @@ COLOURS = {
     # splits
     "train": "#A8538B",
     "labelled": "#A8538B",
-    "validation": "#A36A00",
     "test": "#00805E",
     # where the encoder of a few-shot classifier starts from
     "scratch": "#000000",
@@ -67,25 +66,9 @@ def colour(name: str, otherwise: str = BASELINE) -> str:
 def figure(path: Path, height: float, title: str, caption: str) -> Iterator[Figure]:
     """Yield a figure of a height in inches, and write it to ``path`` as the block ends.
 
-    Title and caption are also kept in the file, as PNG text: ``texts`` reads them. A figure that
-    fails is one line on stderr, since it is no reason to lose the run; there is no file then.
+    Title and caption are also kept in the file, as PNG text: ``texts`` reads them.
     """
     title = ": ".join([*MARKS, title])
-    try:
-        with drawn_in_style(height, title) as drawn:
-            yield drawn
-            buffer = io.BytesIO()
-            drawn.savefig(buffer, format="png")
-        save(path, buffer, title, caption)
-    except Exception as error:
-        path.unlink(missing_ok=True)
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"{path.name} was not drawn ({reason})", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def drawn_in_style(height: float, title: str) -> Iterator[Figure]:
-    """Yield a figure of a height in inches in our own style."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # whatever the user's settings
         matplotlib.rcParams.update(STYLE)
@@ -95,10 +78,9 @@ def drawn_in_style(height: float, title: str) -> Iterator[Figure]:
         lines = textwrap.wrap(title, width, break_on_hyphens=False)
         drawn.suptitle("\n".join(lines), fontsize=12)
         yield drawn
+        buffer = io.BytesIO()
+        drawn.savefig(buffer, format="png")
 
-
-def save(path: Path, buffer: io.BytesIO, title: str, caption: str) -> None:
-    """Write a figure with its texts, in 256 colours."""
     information = PngInfo()
     information.add_itxt("Title", title)
     information.add_itxt("Description", caption)

@@ -24,6 +24,16 @@ class Measure:
         """Return a value as text, with its unit: 0.0266, 98.9%."""
         return f"{self._shown(value):,.{self.digits}f}" + ("%" if self.percent else "")
 
+    def format_mean(self, mean: float, deviation: float) -> str:
+        """Return a mean and, where values differ, their standard deviation as text: 98.9% ± 0.1."""
+        text = self.format(mean)
+        if not deviation > 1e-6 * abs(mean):  # rounding of float32; true for nan
+            return text
+        digits = self.format(deviation).removesuffix("%")
+        if not digits.strip("0."):  # it is small, not 0
+            digits = f"{deviation * (100 if self.percent else 1):.0e}"
+        return f"{text} ± {digits}"
+
     def format_difference(self, value: float) -> str:
         """Return a difference of two values as text, with its sign: -0.0012, +6.9 points."""
         return f"{self._shown(value):+,.{self.digits}f}" + (" points" if self.percent else "")
@@ -97,8 +107,6 @@ def table(numbers: pandas.DataFrame, models: list[str], measures: list[str]) -> 
             if model not in values.groups:
                 row[model] = ""
                 continue
-            mean, deviation, count = values.get_group(model).agg(["mean", "std", "count"])
-            row[model] = form.format(mean)
-            if count > 1:
-                row[model] += f" ± {form.format(deviation).removesuffix('%')}"
+            of_model = values.get_group(model)
+            row[model] = form.format_mean(of_model.mean(), of_model.std())
     return pandas.DataFrame.from_dict(rows, orient="index").to_string()

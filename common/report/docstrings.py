@@ -66,7 +66,7 @@ def cell(pooled: pandas.DataFrame, step: str, model: str, column: Column) -> str
     if chosen.empty or pandas.isna(chosen["mean"].iloc[0]):
         return MISSING
     number = chosen.iloc[0]
-    return tables.mean_text(MEASURES[column.measure], number["mean"], number["std"])
+    return MEASURES[column.measure].format_mean(number["mean"], number["std"])
 
 
 def filled_table(header: str, rows: list[str], pooled: pandas.DataFrame, step: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pandas
 
 from common import results
-from common.measures.names import MEASURES, Measure
+from common.measures.names import MEASURES
 from common.measures.statistics import Interval
 from common.run import REPOSITORY, InputError, Options, command, read_table
 
@@ -208,17 +208,6 @@ def differences(numbers: pandas.DataFrame, after: Number, before: Number | float
     return (per_seed(numbers, after) - before).dropna()
 
 
-def mean_text(form: Measure, mean: float, deviation: float) -> str:
-    """Return a mean and, where values differ, their standard deviation as text."""
-    text = form.format(mean)
-    if not deviation > 1e-6 * abs(mean):  # rounding of float32; true for nan
-        return text
-    digits = form.format(deviation).removesuffix("%")
-    if not digits.strip("0."):  # it is small, not 0
-        digits = f"{deviation * (100 if form.percent else 1):.0e}"
-    return f"{text} ± {digits}"
-
-
 def interval_text(form: Callable[[float], str], value: Interval) -> str:
     """Return a mean as text and, if there are several seeds, its interval."""
     mean = form(value.mean)
@@ -252,7 +241,7 @@ def table(numbers: pandas.DataFrame, step: str) -> pandas.DataFrame:
     for _, number in pooled.iterrows():
         form = MEASURES[number["measure"]]
         name = row_name(number["model"], number["subset"], number["split"])
-        text = mean_text(form, number["mean"], number["std"])
+        text = form.format_mean(number["mean"], number["std"])
         rows.setdefault(name, {})[form.words] = text
     cells = pandas.DataFrame.from_dict(rows, orient="index").fillna("")
     return cells.T if len(cells.columns) > len(cells) else cells

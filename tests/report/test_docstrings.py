@@ -77,7 +77,7 @@ def test_means_of_a_readme_are_published(name):
     pooled = tables.pool(NUMBERS).reset_index()
     published = set()
     for number in pooled.itertuples():
-        published.add(tables.mean_text(MEASURES[number.measure], number.mean, number.std))
+        published.add(MEASURES[number.measure].format_mean(number.mean, number.std))
     assert set(MEAN.findall((ROOT / name).read_text("utf-8"))) <= published
 
 

@@ -207,9 +207,9 @@ def test_a_table_with_more_measures_than_models_is_turned(tmp_path):
 
 
 def test_a_small_deviation_is_not_written_as_none():
-    assert tables.mean_text(MEASURES["l1"], 0.1, 2e-5) == "0.1000 ± 2e-05"
-    assert tables.mean_text(MEASURES["accuracy"], 0.99, 2e-5) == "99.00% ± 2e-03"
-    assert tables.mean_text(MEASURES["accuracy"], 0.99, float("nan")) == "99.00%"
+    assert MEASURES["l1"].format_mean(0.1, 2e-5) == "0.1000 ± 2e-05"
+    assert MEASURES["accuracy"].format_mean(0.99, 2e-5) == "99.00% ± 2e-03"
+    assert MEASURES["accuracy"].format_mean(0.99, float("nan")) == "99.00%"
 
 
 def test_an_interval_is_students_t_and_a_single_value_has_none():
