@@ -1,4 +1,4 @@
-"""The three answers that the report and the page to draw on begin with."""
+"""The answers that the report begins with."""
 
 import dataclasses
 

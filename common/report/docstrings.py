@@ -116,7 +116,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Fill the docstrings of all scripts whose numbers were published."""
-    numbers = run.read_table(config.reference).fillna({"subset": ALL})
+    numbers = run.read_table(config.reference)
     for step, path in scripts().items():
         source = path.read_text("utf-8")
         text = fill(source, step, numbers)

@@ -173,7 +173,8 @@ def measured(numbers: pandas.DataFrame, seed: int) -> dict[str, str]:
     for model in ("Q1", "Q3"):
         for feature in ("slant", "thickness"):
             slope = Number("q3_frozen_decoder", model, f"{feature}_slope")
-            texts[f"{model}_{feature}"] = f"{tables.per_seed(numbers, slope).mean():.0%}"
+            value = tables.per_seed(numbers, slope).mean()
+            texts[f"{model}_{feature}"] = f"{value:.0%}" if feature == "slant" else f"{value:.2f}"
 
     # Measured of Q2 itself, if that study was run.
     calibration = Number("studies/augmented_classifier", "Q2, plain", "calibration_error")

@@ -24,7 +24,7 @@ ALL = ""  # trained on all labels
 REPORT = "report"  # on the exercise's 100 images, as few_shot.REPORT: importing that loads torch
 BALANCED = "balanced"  # on class-balanced subsets: "balanced 1", "balanced 2", ...
 GAP = "labelled minus test"  # a difference of two splits, written like a split
-# What a config.json says that is not of an older version
+# Keys of a config.json; one that lacks any is of an older version
 CONFIG = {"command", "options", "device", "threads", "versions", "git_commit"}
 CONFIG |= {"code_files", "code_sha256", "data_sha256"}
 SPLITS = {
@@ -82,7 +82,7 @@ class Published:
 
     numbers: pandas.DataFrame  # of all seeds, with COLUMNS
     firsts: dict[str, Result]  # by step, of the first seed
-    left_out: list[str]  # folders that are not in the numbers, and why
+    left_out: dict[str, str]  # why folders, named from the output folder, are not in the numbers
 
 
 def read(output_dir: Path) -> Published:
@@ -116,11 +116,12 @@ def read(output_dir: Path) -> Published:
         table = read_table(folder / "numbers.csv")
         tables.append(table.assign(step=result.step, seed=result.seed))
 
-    reasons = []
+    reasons = {}
     for folder, reason in left_out:
-        reasons.append(f"{folder.relative_to(output_dir).as_posix()} ({reason})")
+        reasons[folder.relative_to(output_dir).as_posix()] = reason
     if not tables:
-        found = ", ".join(reasons) or "no results"
+        found = ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
+        found = found or "no results"
         raise InputError(
             f"{output_dir}: got {found}, expected results: make them with `python reproduce.py`"
         )

@@ -22,8 +22,8 @@ from common.report import numbers as tables
 from common.report.comparisons import Corrected
 from common.report.numbers import Published
 
-# Pictures come before curves; figures that are in neither list stand between them.
 SAME_FOLDERS = "; with the --data-dir and --output-dir that the others had"
+# Pictures come before curves; figures that are in neither list stand between them.
 PICTURES = ["claims.png", "pens.png", "digits.png", "reconstructions.png", "mistakes.png"]
 CURVES = ["loss.png", "autoencoder_loss.png", "accuracy.png", "classifier.png", "curves.png"]
 
@@ -52,6 +52,7 @@ class Section:
     question: str
     heading: str  # of a study its answer, which is the title of its first figure
     command: str
+    seeds: int
     figures: list[Figure]
     table: pandas.DataFrame
     compared: list[Corrected]  # empty for a question: its sentences have verdicts
@@ -97,6 +98,7 @@ def section(published: Published, output_dir: Path, step: str) -> Section:
         question=asked,
         heading=figures[0].title if has_answer else asked,
         command=first.config["command"],
+        seeds=published.numbers[published.numbers.step == step].seed.nunique(),
         figures=figures,
         table=tables.table(published.numbers, step),
         compared=comparisons.of_step(published.numbers, step),
@@ -132,15 +134,15 @@ def notices(published: Published) -> list[str]:
     if names - {"mnist"}:
         lines.append(f'Of {", ".join(sorted(names))}: a "digit" is a class of its images.')
     scripts = sorted(path.stem for path in run.REPOSITORY.glob("q[1-9]_*.py"))
-    left_out = [reason.partition(" (")[0] for reason in published.left_out]
     missing = []
     for name in scripts:
-        if name not in published.firsts and name not in left_out:
+        if name not in published.firsts and name not in published.left_out:
             missing.append(f"python {name}.py")
     if missing:
         lines.append(f"This report is partial. Missing: {'; '.join(missing)}{SAME_FOLDERS}.")
     if published.left_out:
-        lines.append(f"Not in the numbers: {', '.join(published.left_out)}{SAME_FOLDERS}.")
+        left_out = [f"{name} ({reason})" for name, reason in published.left_out.items()]
+        lines.append(f"Not in the numbers: {', '.join(left_out)}{SAME_FOLDERS}.")
     changed = []
     for step, result in published.firsts.items():
         if results.code_sha256(result.config["code_files"]) != result.config["code_sha256"]:

@@ -80,7 +80,7 @@ def test_a_run_like_the_published_one_is_reproduced(tmp_path, reference, capsys)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(check.HEADLINES) + 2
     assert not any("NOT" in line for line in lines)
-    assert "3 of 3" in lines[-1]  # the fine-tuned accuracy too, of which README states the gain
+    assert "4 of 4" in lines[-1]  # the accuracies too, of which README states the gains
 
 
 def test_a_number_that_readme_states_decides_and_another_does_not(tmp_path, reference, capsys):
