@@ -57,19 +57,17 @@ def _fields(side: int, device: torch.device) -> Tensor:
     each node.
     """
     with torch.inference_mode(False):  # it is kept for later callers
-        identity = F.affine_grid(
-            torch.eye(2, 3)[None], [1, 1, side, side], align_corners=False
-        )  # (1, S, S, 2)
+        # (1, S, S, 2)
+        identity = F.affine_grid(torch.eye(2, 3)[None], [1, 1, side, side], align_corners=False)
         bumps = torch.eye(NODES**2).view(-1, 1, NODES, NODES)
         bumps = F.interpolate(bumps, (side, side), mode="bicubic", align_corners=True)
         fields = torch.cat([identity[0].permute(2, 0, 1), torch.ones(1, side, side), bumps[:, 0]])
         return fields.flatten(1).to(device)
 
 
-WARP = Warp()  # for all 55,000 images
-STRONG_WARP = Warp(
-    rotation=15.0, scale=0.2, shear=0.3, shift=2.0, elastic=1.5
-)  # for a few labelled ones
+# For all 55,000 images, and for a few labelled ones.
+WARP = Warp()
+STRONG_WARP = Warp(rotation=15.0, scale=0.2, shear=0.3, shift=2.0, elastic=1.5)
 
 
 def thicken(

@@ -10,9 +10,8 @@ from common.data import FIRST_IMAGES
 from common.run import InputError, generator
 
 REPORT = "report"  # name of the report's subset
-RECORD_RATIO = (
-    2**0.5
-)  # records at epochs 1, 1.4, 2, 2.8, ...: equally far apart on a logarithmic axis
+# Records are at epochs 1, 1.4, 2, 2.8, ...: equally far apart on a logarithmic axis.
+RECORD_RATIO = 2**0.5
 
 
 @dataclasses.dataclass(frozen=True)

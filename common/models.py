@@ -63,13 +63,13 @@ class Decoder(nn.Module):
         self.convolutions = nn.Sequential(
             nn.ConvTranspose2d(64, 32, kernel_size=3, stride=2, padding=1),  # (B, 32, 7, 7)
             nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(
+            nn.ConvTranspose2d(  # (B, 16, 14, 14)
                 32, 16, kernel_size=3, stride=2, padding=1, output_padding=1
-            ),  # (B, 16, 14, 14)
+            ),
             nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(
+            nn.ConvTranspose2d(  # (B, 1, 28, 28)
                 16, 1, kernel_size=3, stride=2, padding=1, output_padding=1
-            ),  # (B, 1, 28, 28)
+            ),
         )
         initialise(self, generator)
 

@@ -23,9 +23,8 @@ Transform = Callable[[Tensor, torch.Generator], Tensor]
 # Chosen on Q1's validation error, over AdamW's usual 0.999 and OneCycleLR's usual warm-up of 30 %
 # and half a cosine.
 BETAS = (0.9, 0.95)
-WARM_UP = (
-    0.1  # share of the steps in which the learning rate rises to its peak; then it falls linearly
-)
+# Share of the steps in which the learning rate rises to its peak; then it falls linearly.
+WARM_UP = 0.1
 REFERENCE_FAN_IN = 128  # layers this wide train at Recipe.learning_rate itself
 STEPS_PER_READ = 20  # reading a loss waits for a GPU, so not at every step
 EVALUATION_BATCH = 500  # fits a processor's cache
@@ -196,9 +195,8 @@ def apply(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """Return ``function`` of inputs (N, ...), in batches and without gradients."""
     with torch.inference_mode():
         outputs = [function(batch) for batch in inputs.split(EVALUATION_BATCH)]
-    return torch.cat(
-        outputs
-    )  # outside, since autograd takes nothing that was made in inference mode
+    # Outside, since autograd takes nothing that was made in inference mode.
+    return torch.cat(outputs)
 
 
 def make_optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -251,9 +249,8 @@ def one_cycle(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sc
         optimiser,
         max_lr=[group["lr"] for group in optimiser.param_groups],
         total_steps=steps,
-        pct_start=(
-            WARM_UP if steps > 1 / WARM_UP else 0.0
-        ),  # a tenth of ten steps is one: a rise of no length
+        # A tenth of ten steps is one: a rise of no length.
+        pct_start=WARM_UP if steps > 1 / WARM_UP else 0.0,
         anneal_strategy="linear",
         cycle_momentum=False,
     )

@@ -134,13 +134,13 @@ class WiderDecoder(nn.Module):
             nn.Unflatten(1, (first, 4, 4)),
             nn.ConvTranspose2d(first, second, kernel_size=3, stride=2, padding=1),
             nn.ReLU(inplace=True),  # (B, 64, 7, 7) if twice as wide
-            nn.ConvTranspose2d(
+            nn.ConvTranspose2d(  # (B, 32, 14, 14)
                 second, third, kernel_size=3, stride=2, padding=1, output_padding=1
-            ),  # (B, 32, 14, 14)
+            ),
             nn.ReLU(inplace=True),
-            nn.ConvTranspose2d(
+            nn.ConvTranspose2d(  # (B, 1, 28, 28)
                 third, 1, kernel_size=3, stride=2, padding=1, output_padding=1
-            ),  # (B, 1, 28, 28)
+            ),
         )
         initialise(self, generator)
 

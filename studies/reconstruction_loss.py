@@ -204,9 +204,10 @@ def main(config: Config) -> None:
         if loss_name not in pairs:
             pairs[loss_name] = train_pair(loss_name, q2.encoder, mnist, results)
 
+    # As in Q3.
     digit_reader = reader.train_reader(
         mnist.train, results.options_of("q3_frozen_decoder").reader_epochs
-    )  # as in Q3
+    )
     log_claims(results, pairs, mnist, digit_reader)
 
     with run.drawing():
