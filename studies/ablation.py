@@ -40,10 +40,11 @@ import q2_classifier
 import q4_few_shot
 import q5_transfer
 from common import data, few_shot, run, train
-from common.losses import binary_cross_entropy, classification_metrics
+from common.losses import binary_cross_entropy
 from common.measures.names import MEASURES
 from common.measures.statistics import interval
 from common.models import Encoder, pixels
+from studies.augmented_classifier import smoothed_loss
 
 RECIPE = "as it is"
 Table = Literal[
@@ -156,15 +157,6 @@ def l1_loss(
     return metrics["l1"], metrics
 
 
-def smoothed_loss(
-    model: nn.Module, inputs: Tensor, labels: Tensor, label_smoothing: float
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return label-smoothed cross-entropy, and metrics that are not smoothed."""
-    logits = model(inputs)
-    smoothed = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    return smoothed, classification_metrics(logits, labels)
-
-
 def train_autoencoder(changes: dict, mnist: data.Dataset, seed: int) -> dict[str, float]:
     """Train Q1 with changes of its options; return its validation metrics."""
     options = dict(changes)
@@ -181,7 +173,7 @@ def train_autoencoder(changes: dict, mnist: data.Dataset, seed: int) -> dict[str
 def train_classifier(changes: dict, mnist: data.Dataset, seed: int) -> dict[str, float]:
     """Train Q2 with changes of its options; return its validation metrics."""
     options = dict(changes)
-    loss = partial(smoothed_loss, label_smoothing=options.pop("label_smoothing", 0.0))
+    loss = partial(smoothed_loss, smoothing=options.pop("label_smoothing", 0.0))
     config = q2_classifier.Config(seed=seed, **options)
     model = q2_classifier.build(config).to(memory_format=torch.channels_last)
     train.fit(model, loss, mnist.train.to_classify(), {}, q2_classifier.recipe(config), seed)
@@ -220,7 +212,7 @@ def train_on_subset(
         train.fit(model, loss, labelled.to_reconstruct(), {}, recipe, subset.seed)
         return train.evaluate(model, loss, mnist.validation.to_reconstruct())
 
-    loss = partial(smoothed_loss, label_smoothing=changes.get("label_smoothing", 0.0))
+    loss = partial(smoothed_loss, smoothing=changes.get("label_smoothing", 0.0))
     if table == "scratch":
         model = q4_few_shot.build_classifier(q4.latent_dim, subset.seed)
     else:
