@@ -66,7 +66,8 @@ PENS, PEN_DIGITS = 7, (2, 7)  # so many images each of these digits in pens.png
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed,
+    quick.
 
     Loss and recipe are Q1's, read from its results, so that Q1 and Q3 differ in nothing but what
     the encoder was trained for.

@@ -40,7 +40,7 @@ from common.measures import names, reconstructions
 from common.measures.overfitting import overfitting
 from common.models import Autoencoder, Classifier, Decoder, Encoder, Head, pixels
 
-CURVE_IMAGES = 2_000  # test images in the curves; the numbers are of all 10,000
+CURVE_IMAGES = 2_000  # test images in the curves; accuracies and errors are of all
 SHOWN = 5  # labelled and test images in reconstructions.png
 
 

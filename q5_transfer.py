@@ -1,7 +1,7 @@
 """Q5: does Q1's encoder help a classifier that has only 100 labelled images?
 
-Q4's classifier, on Q4's labelled subsets and for as many steps. Only where the encoder starts from
-differs:
+Q4's classifier, on Q4's labelled subsets and for as many steps. Where the encoder starts from
+differs, and with it rates and decay, the best of each start:
 
     scratch              random weights (trained by q4_few_shot.py, read from its results)
     fine-tuned           Q1's weights, and everything trains
@@ -42,12 +42,13 @@ from common.losses import classification_metrics
 from common.measures.overfitting import overfitting
 from common.models import Classifier, Encoder, Head, fingerprint, freeze
 
-CURVE_IMAGES = 2_000  # test images in the curves, as in Q4; the numbers are of all 10,000
+CURVE_IMAGES = 2_000  # test images in the curves, as in Q4; accuracies are of all 10,000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed,
+    quick.
 
     Which images are labelled, and for how many steps to train on them, is read from Q4's results.
     Rates and decay are the best of each start on validation images (studies/ablation.py).

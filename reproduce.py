@@ -124,7 +124,7 @@ class Job:
 class Config(run.Options):
     seed: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0  # is one of the seeds
     seeds: tuple[int, ...] = (0,)
-    """Seeds of every random choice; everything is run once for each."""
+    """Seeds of every random choice; studies are run for the first three of them."""
     studies: bool = False
     """Run the studies too."""
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
@@ -134,7 +134,7 @@ class Config(run.Options):
     force: bool = False
     """Run again what is finished and unchanged."""
     check: bool = False
-    """Then compare with the published run; exit code 1 if a number that README states is off."""
+    """Then compare with the published run; exit code 1 if one of README's main numbers is off."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,5 +1,5 @@
 """Augmentation on the device: each image of a batch gets a warp, and strokes, of its own. For
-studies/ alone.
+studies/ and for the classifier that reads reconstructions.
 """
 
 import dataclasses
@@ -65,7 +65,6 @@ def _fields(side: int, device: torch.device) -> Tensor:
         return fields.flatten(1).to(device)
 
 
-# For all 55,000 images, and for a few labelled ones.
 WARP = Warp()
 STRONG_WARP = Warp(rotation=15.0, scale=0.2, shear=0.3, shift=2.0, elastic=1.5)
 
@@ -97,7 +96,9 @@ def _over_3x3(padded: Tensor, function) -> Tensor:
 
 
 def warp_and_thicken(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Strong warp plus thicker or thinner strokes: the augmentation used with few labels."""
+    """Strong warp plus thicker or thinner strokes: the augmentation with few labels and of
+    pretexts.
+    """
     return thicken(STRONG_WARP(images, generator), generator)
 
 

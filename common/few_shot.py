@@ -33,7 +33,7 @@ def labelled_subsets(labels: Tensor, shots: int, count: int, seed: int) -> list[
     """Return the report's subset, then ``count`` class-balanced ones of ``shots`` random images per
     digit.
 
-    The report's are the exercise's, the first 100 training images, 5 to 13 of a digit: the same
+    The report's are the exercise's, the first 100 training images, 5 to 14 of a digit: the same
     images for every seed.
     """
     subsets = [Subset(REPORT, 1000 * seed, torch.arange(FIRST_IMAGES))]

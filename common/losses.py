@@ -24,8 +24,8 @@ def reconstruction_loss(
     L1 minimised from the start falls into all black and stays there: most pixels are black, and
     where the sigmoid is at 0 it passes no gradient on. MSE can do so too. Cross-entropy on logits
     keeps its gradient, pixel minus target. So it is minimised in the place of the others while a
-    batch is no better than its own mean image, which is over within about 100 steps. A run that
-    never gets past its mean image is refused (``refuse_collapse``).
+    batch is no better than its own mean image, which is over within about 100 steps. A Q1 or Q3
+    that never gets past its mean image is refused (``refuse_collapse``).
     """
     reconstructions = pixels(logits)
     metrics = {

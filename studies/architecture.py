@@ -2,7 +2,8 @@
 
 The exercise asks to explore a fully connected layer at the coarsest level and, in later years, the
 channels of the first layer and the dimension of the latents. All networks here are trained for 2
-epochs, a fifth of Q1's, with its recipe otherwise: enough to compare them, not their last word.
+epochs, where Q1 has 10 and Q2 has 8, with their recipes otherwise: enough to compare them, not
+their last word.
 
 At the coarsest level, 64 channels of 4 x 4, between these and 12 latents:
 
@@ -92,7 +93,8 @@ CHANNELS = 16  # of Q1's first layer; the following ones have twice and four tim
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed,
+    quick.
 
     Everything else is as Q1 and Q2 have it by default.
     """

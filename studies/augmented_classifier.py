@@ -57,7 +57,8 @@ CALIBRATION_BINS = 15  # as many as in Guo et al. 2017
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed,
+    quick.
 
     Everything else is Q1's, Q2's and Q3's, read from their results.
     """

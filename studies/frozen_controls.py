@@ -88,7 +88,8 @@ RIDGE_PENALTY = 1.0  # on standardised latents (Hoerl and Kennard 1970)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed,
+    quick.
 
     Loss, recipe and reader are those of Q1 and Q3, read from their results.
     """

@@ -34,8 +34,7 @@ Test accuracy, mean ± standard deviation over the balanced subsets of 3 seeds, 
     frozen, 100 per digit              93.69% ± 0.31
     two views, frozen, 100 per digit   97.75% ± 0.17
 
-What it prints last is what labels are worth: how many per digit it takes from scratch to get as
-far.
+It prints what labels are worth: how many per digit it takes from scratch to get as far.
 
 Run:     python -m studies.label_curve
 Needs:   q1_autoencoder.py, q4_few_shot.py, q5_transfer.py, studies/augmentation.py and
@@ -70,7 +69,8 @@ TRAINED_BY = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed,
+    quick.
 
     Everything else is Q4's and Q5's, read from their results.
     """

@@ -18,7 +18,7 @@ Mean ± standard deviation of 2 seeds, on test images:
 each. (b) and (c) point the same way with each. But with L1 (b) is a small difference: a decoder in
 doubt then commits itself to one digit, so that Q3's digits vary nearly as much as the originals,
 and less like them than with the other two. Correlation, deviation kept and variance explained are
-no three witnesses: each follows from the other two.
+no three witnesses: each nearly follows from the other two.
 
 Four public answers to the exercise disagree about (b), and it is not the loss that sets them apart:
 the code of all four minimises L1 (aviv15s/IDL_ex2, ErelNahum/IDL_ex2, ofritabib/deep-learning-ex2,
@@ -63,7 +63,8 @@ EXAMPLES = 2  # images of each digit in digits.png
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(run.Options):
-    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed.
+    """Options beside the shared ones: dataset, data_dir, output_dir, device, seed,
+    quick.
 
     Everything else is Q1's and Q3's, read from their results.
     """

@@ -15,8 +15,8 @@ from common.measures.points import ROUNDING, as_rows, check_labels, squares_with
 def errors(reconstructions: Array, images: Array) -> dict[str, float]:
     """Return "l1" and "mse" per pixel, means over images and pixels.
 
-    For what is drawn without training. Of a model that was trained, the metrics in common/losses.py
-    are logged: a measure that is added here is to be added for it too.
+    The same as the metrics "l1" and "mse" in common/losses.py: a measure that is added here is to
+    be added there too.
     """
     differences = as_rows(reconstructions) - as_rows(images)
     return {"l1": float(abs(differences).mean()), "mse": float((differences**2).mean())}
@@ -75,8 +75,8 @@ def deviation_correlation_within_digits(
 
     Pearson's, over all pixels of all images; means are those of the reconstructions and of the
     images given. From -1 through 0 (the variability is there but not where the original has it) to
-    1. Neither contrast nor sharpness alone can raise it. It follows from variance explained and
-    deviation kept, so it is no third witness.
+    1. Neither contrast nor sharpness alone can raise it. It nearly follows from variance explained
+    and deviation kept, so it is no third witness.
     """
     reconstructions, images = as_rows(reconstructions), as_rows(images)
     labels = check_labels(images, labels)

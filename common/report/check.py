@@ -1,6 +1,6 @@
 """Compare the first seed's numbers with the published run, and say which were reproduced.
 
-    python -m common.report.check    # seconds; exit code 1 if a number that README states is off
+    python -m common.report.check    # seconds; exit code 1 if one of README's main numbers is off
 
 On another machine a seed is another draw, as far off as another seed. So a number is reproduced if
 it lies where one more seed of the published run would (a prediction interval by Student's t), give
@@ -20,7 +20,7 @@ from common.report import numbers as tables
 from common.report.numbers import Number, Published
 from common.report.verdicts import Q3, Comparison, from_scratch, minus_scratch
 
-# The numbers that README states. They decide the exit code.
+# README's main numbers. They decide the exit code.
 HEADLINES: list[Number | Comparison] = [
     Number("q1_autoencoder", "Q1", "l1"),
     Number("q2_classifier", "Q2", "accuracy"),
@@ -86,7 +86,7 @@ def values_of(numbers: pandas.DataFrame, number: Number | Comparison) -> pandas.
 def compare_headline(
     number: Number | Comparison, fresh: pandas.DataFrame, reference: pandas.DataFrame
 ) -> tuple[str, bool]:
-    """Return a line about a number that README states, and whether it was reproduced."""
+    """Return a line about one of README's main numbers, and whether it was reproduced."""
     published, here = values_of(reference, number), values_of(fresh, number)
     if published.empty or here.empty:
         where = "in the published run" if published.empty else "here"
@@ -138,7 +138,7 @@ def refuse_others(published: Published) -> None:
 
 
 def main(config: Config) -> None:
-    """Print the comparison; RunError if a number that README states was not reproduced."""
+    """Print the comparison; RunError if one of README's main numbers was not reproduced."""
     results = tables.read(config.output_dir)
     refuse_others(results)
     reference = run.read_table(config.reference)
@@ -151,14 +151,14 @@ def main(config: Config) -> None:
         reproduced += is_reproduced
         print(line)
 
-    print(f"{reproduced} of the {len(HEADLINES)} numbers that README states were reproduced")
+    print(f"{reproduced} of the {len(HEADLINES)} main numbers of README were reproduced")
     inside, total = count_others(fresh, reference)
     print(
         f"of the others {inside} of {total} lie where one more seed would;"
         f" by chance about {LEVEL * total:.0f} would"
     )
     if reproduced < len(HEADLINES):
-        raise run.RunError("not every number that README states was reproduced")
+        raise run.RunError("not every main number of README was reproduced")
 
 
 if __name__ == "__main__":

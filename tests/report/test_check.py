@@ -13,7 +13,7 @@ from common.report.verdicts import Comparison
 from tests.report.written import write_step
 
 SPREAD = [0.0, 0.003, -0.003]  # of every number over the seeds
-# Not stated by README
+# Not among README's main numbers.
 OTHERS = [
     ("mean image", "", "test", "l1", 0.15),
     ("PCA-12", "", "test", "l1", 0.09),
@@ -21,7 +21,7 @@ OTHERS = [
 
 
 def headline_numbers():
-    """Return the numbers that README states; of a difference, both sides."""
+    """Return README's main numbers; of a difference, both sides."""
     numbers = []
     for headline in check.HEADLINES:
         if isinstance(headline, Comparison):
