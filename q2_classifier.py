@@ -3,10 +3,10 @@
 Trains a classifier, Q1's encoder and a head of two layers, with cross-entropy on the images as they
 are.
 
-Mean ± standard deviation of 3 seeds, on the 10,000 test images:
+Mean ± standard deviation of 10 seeds, on the 10,000 test images:
 
                                     accuracy        cross_entropy
-    Q2                              99.10% ± 0.10   0.028 ± 0.002
+    Q2                              99.13% ± 0.08   0.028 ± 0.001
     logistic regression on pixels   91.93%          -
 
 Run:     python q2_classifier.py

@@ -8,15 +8,15 @@ differs, and with it rates and decay, the best of each start:
     frozen               Q1's weights, kept: only the head trains
     frozen, all labels   the same with the labels of all 55,000 training images, for comparison
 
-Mean ± standard deviation over the balanced subsets of 3 seeds, three each, and of the report's:
+Mean ± standard deviation over the balanced subsets of 10 seeds, three each, and of the report's:
 
                          accuracy        accuracy/report
-    scratch              75.84% ± 1.71   64.82% ± 1.92
-    fine-tuned           85.05% ± 2.35   78.13% ± 1.59
-    frozen               89.55% ± 1.76   83.88% ± 0.55
-    frozen, all labels   97.51% ± 0.14   -
+    scratch              76.24% ± 2.59   66.60% ± 1.83
+    fine-tuned           84.39% ± 2.51   76.82% ± 1.60
+    frozen               89.45% ± 1.62   84.94% ± 1.17
+    frozen, all labels   97.55% ± 0.13   -
 
-Fine-tuned minus scratch: +9.2 (+5.0 to +13.4) points on balanced subsets, +13.3 (+10.5 to +16.1) on
+Fine-tuned minus scratch: +8.2 (+6.9 to +9.4) points on balanced subsets, +10.2 (+8.5 to +12.0) on
 the report's.
 
 Run:     python q5_transfer.py

@@ -22,8 +22,8 @@ Mean ± standard deviation of 3 seeds, on test images:
     probabilities    0.1018 ± 0.0002   -0.207 ± 0.015       0.051 ± 0.001           98.83% ± 0.05
     random encoder   0.0781 ± 0.0039   0.057 ± 0.065        0.499 ± 0.033           64.76% ± 5.33
     PCA-12           0.0948            0.410                0.654                   77.90%
-    class mean       -                 -                    -                       -
-    class median     -                 -                    -                       -
+    class mean       0.1213            0.000                -                       100.00%
+    class median     0.1014            -0.252               -                       100.00%
 
 What can be *read* from the latents is evidence for claim (a): slant, thickness and size, predicted
 within each digit by the mean of 20 neighbours and by a ridge regression.
@@ -32,7 +32,7 @@ within each digit by the mean of 20 neighbours and by a ridge regression.
     Q1               0.940 ± 0.005   0.948 ± 0.001    0.874 ± 0.002   0.941 ± 0.003
     Q2               0.551 ± 0.020   0.601 ± 0.020    0.156 ± 0.013   0.159 ± 0.003
     logits           0.370 ± 0.013   0.303 ± 0.038    0.100 ± 0.018   0.100 ± 0.014
-    probabilities    0.210 ± 0.022   -2.414 ± 1.684   0.066 ± 0.006   -1.701 ± 0.695
+    probabilities    0.210 ± 0.022   -                0.066 ± 0.006   -
     random encoder   0.661 ± 0.031   0.536 ± 0.048    0.424 ± 0.104   0.390 ± 0.123
 
 So the reason does not hold: from probabilities a decoder draws little more than the digit's median
