@@ -81,7 +81,7 @@ def start(*arguments: Any, cwd: Path | None = None, **environment: Any) -> subpr
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_default_sigint if os.name == "posix" else None,
+        preexec_fn=_default_signals if os.name == "posix" else None,
     )
 
 
@@ -91,8 +91,9 @@ def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
-def _default_sigint() -> None:
+def _default_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it in what it starts with &
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
