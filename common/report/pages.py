@@ -52,7 +52,7 @@ class Section:
     question: str
     heading: str  # of a study its answer, which is the title of its first figure
     command: str
-    seeds: int
+    seeds: str  # over how many it was measured
     figures: list[Figure]
     table: pandas.DataFrame
     compared: list[Corrected]  # empty for a question: its sentences have verdicts
@@ -98,11 +98,19 @@ def section(published: Published, output_dir: Path, step: str) -> Section:
         question=asked,
         heading=figures[0].title if has_answer else asked,
         command=first.config["command"],
-        seeds=published.numbers[published.numbers.step == step].seed.nunique(),
+        seeds=count_seeds(published, step),
         figures=figures,
         table=tables.table(published.numbers, step),
         compared=comparisons.of_step(published.numbers, step),
     )
+
+
+def count_seeds(published: Published, step: str) -> str:
+    """Return over how many seeds a step was measured; one study reads what other runs left."""
+    if step == "studies/other_data":
+        return "means over the seeds of each data set"
+    count = published.numbers[published.numbers.step == step].seed.nunique()
+    return "1 seed" if count == 1 else f"{count} seeds"
 
 
 def question(step: str) -> str:
