@@ -95,6 +95,17 @@ def test_a_number_that_readme_states_decides_and_another_does_not(tmp_path, refe
     assert len(off) == 2  # Q1's and Q3's
 
 
+def test_a_main_number_may_lie_where_one_in_a_hundred_seeds_does(tmp_path, reference, capsys):
+    # 0.003 and 2 degrees of freedom: a prediction interval of 95 % ends 0.015 from the mean, one of
+    # 99.9 % 0.109.
+    write_run(tmp_path / "fresh", 0, l1=0.04)
+    check.main(check.Config(output_dir=tmp_path / "fresh", reference=reference))
+    assert "NOT" not in capsys.readouterr().out
+    write_run(tmp_path / "fresh", 0, l1=0.12)
+    with pytest.raises(run.RunError):
+        check.main(check.Config(output_dir=tmp_path / "fresh", reference=reference))
+
+
 def test_only_the_first_seed_is_compared(tmp_path, reference):
     write_run(tmp_path / "fresh", 0)
     write_run(tmp_path / "fresh", 1, slant_r2=0.2)

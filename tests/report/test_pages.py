@@ -92,6 +92,16 @@ def test_studies_come_after_the_questions(tmp_path):
     assert page.index('id="q1_autoencoder"') < page.index('id="studies-label_curve"')
 
 
+def test_each_section_says_over_what_it_was_measured(tmp_path):
+    write_step(tmp_path, Q1, 0, [("Q1", "", "test", "l1", 0.02)])
+    write_step(tmp_path, Q1, 1, [("Q1", "", "test", "l1", 0.03)])
+    write_step(tmp_path, STUDY, 0, [("scratch", "", "test", "accuracy", 0.5)])
+    write_step(tmp_path, "studies/other_data", 0, [("mnist, Q1", "", "test", "l1", 0.02)])
+    page = pages.write(tmp_path).read_text("utf-8")
+    said = re.findall(r"</code>, (.*?)</p>", page)
+    assert said == ["2 seeds", "1 seed", "means over the seeds of each data set"]
+
+
 def test_results_csv_holds_every_number_of_every_seed(outputs):
     pages.write(outputs)
     written = pandas.read_csv(outputs / "results.csv", keep_default_na=False)
