@@ -83,6 +83,13 @@ def test_a_run_like_the_published_one_is_reproduced(tmp_path, reference, capsys)
     assert "4 of 4" in lines[-1]  # the accuracies too, of which README states the gains
 
 
+def test_the_published_seed_itself_is_said_to_be_no_other_draw(tmp_path, reference, capsys):
+    for moved, is_said in (({}, True), ({"l1": 0.0001}, False)):
+        write_run(tmp_path / "fresh", 0, **moved)
+        check.main(check.Config(output_dir=tmp_path / "fresh", reference=reference))
+        assert ("the same draw" in capsys.readouterr().out) == is_said
+
+
 def test_a_number_that_readme_states_decides_and_another_does_not(tmp_path, reference, capsys):
     write_run(tmp_path / "fresh", 0, **{"mean image": 0.1})
     check.main(check.Config(output_dir=tmp_path / "fresh", reference=reference))
