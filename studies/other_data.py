@@ -30,8 +30,8 @@ KMNIST none, since it could not be fetched. Means over the seeds, on test images
 
 Claims (a), (b) and (c) hold on both; of the reason for (c), and of Q4's sentence, the first half
 holds and the second is refuted on both. That Q1's encoder is worth anything with 100 labels is not
-shown on Fashion-MNIST, +1.69 (-0.04 to +3.42) points in the place of +8.15 (+6.90 to +9.41), and
-augmentation does not help there.
+shown on Fashion-MNIST, +1.69 (-0.04 to +3.42) points in the place of +8.15 (+6.90 to +9.41), nor
+that augmentation helps.
 
 Augmentation was made for handwriting: it bends strokes and makes them thicker or thinner, whatever
 the images are. Slant and thickness are those of the bright pixels; of clothes they say how these

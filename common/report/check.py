@@ -121,8 +121,7 @@ def count_others(fresh: pandas.DataFrame, reference: pandas.DataFrame) -> tuple[
 
 def is_the_same(fresh: pandas.DataFrame, reference: pandas.DataFrame) -> bool:
     """Return whether a seed's numbers are all those published for it, to the digits published."""
-    keys = ["step", "model", "subset", "split", "measure", "seed"]
-    both = fresh.merge(reference, on=keys, suffixes=("", "_published"))
+    both = fresh.merge(reference, on=[*tables.KEY, "seed"], suffixes=("", "_published"))
     both = both[~both.measure.isin(UNCOUNTED)]
     is_close = (both.value - both.value_published).abs() <= 1e-5 * both.value_published.abs()
     return bool(len(both) and is_close.all())
